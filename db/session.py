@@ -1,0 +1,423 @@
+"""One operation's session: one connection, one snapshot, one statement at a time.
+
+Resolvers run concurrently, a connection does not: a lock around execute-and-fetch puts their
+statements in line. Nothing is opened before the first statement. BEGIN, the isolation level, the
+timeouts, the application role and the owner for row-level security travel in one round trip; it is
+also the proof that the connection lives, so a broken one is replaced before anything has run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import Executable, Row, TextClause
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from db.scope import current_owner, effective
+
+CHANNEL = "engram_changes"
+IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
+Operation = Literal["insert", "update", "delete", "restore"]
+Parameters = Mapping[str, object] | Sequence[Mapping[str, object]]
+T = TypeVar("T")
+
+
+class DatabaseUnavailable(Exception):
+    """No connection could be had: the server is away, or all connections are busy."""
+
+
+class StatementCancelled(Exception):
+    """A statement was stopped: it ran into its time limit, or the session was cancelled."""
+
+
+class Recorder(Protocol):
+    """Told of every statement after it ran."""
+
+    def __call__(self, sql: str, *, rows: int, milliseconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who makes the changes of a session, for its audit events."""
+
+    kind: Literal["user", "key", "worker"]
+    id: UUID
+    request_id: str
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """Limits of every transaction. `role` None: the URL's own role is the application role."""
+
+    statement_timeout_ms: int = 10_000
+    lock_timeout_ms: int = 5_000
+    idle_timeout_ms: int = 30_000
+    role: str | None = "engram_app"
+
+
+class Transaction:
+    """The write transaction of one mutation field."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    def refuse(self) -> None:
+        """End in a rollback although no exception is on its way."""
+        self.refused = True
+
+
+class Session:
+    """The statements of one operation, made for one owner. Close it, or use it in `async with`."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        owner_id: UUID | None,
+        options: SessionOptions = SessionOptions(),
+        *,
+        author: Author | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._engine = engine
+        self._owner_id = owner_id
+        self._options = options
+        self._recorder = recorder
+        self._lock = asyncio.Lock()
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+        self._writing = False
+        self._running = False
+        self._cancelled = False
+        self._cancelling: asyncio.Task[None] | None = None
+        self._closed = False
+        self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
+        self.author = author
+        self.statements = 0
+        self.rows = 0
+        self.milliseconds = 0.0
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def owner_id(self) -> UUID | None:
+        """Whose rows are seen. Settable while nothing is open: sign-up and log-in learn it late."""
+        return self._owner_id
+
+    @owner_id.setter
+    def owner_id(self, owner_id: UUID | None) -> None:
+        if self._connection is not None:
+            raise RuntimeError("The owner of an open transaction cannot change.")
+        self._owner_id = owner_id
+
+    @property
+    def writing(self) -> bool:
+        """Whether a write transaction is open."""
+        return self._writing
+
+    async def execute(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Run a statement and fetch its rows; empty for statements without rows.
+
+        Opens a read snapshot unless a transaction is open. Raises the errors of
+        `sqlalchemy.exc`, DatabaseUnavailable and StatementCancelled.
+        """
+        async with self._lock:
+            self._check_usable()
+            if self._connection is None:
+                await self._begin("ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return await self._run(statement, parameters)
+
+    async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
+        """The first column of the first row, or None."""
+        rows = await self.execute(statement, parameters)
+        return rows[0][0] if rows else None
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, statement_timeout_ms: int | None = None
+    ) -> AsyncIterator[Transaction]:
+        """A READ COMMITTED transaction: committed at the end, rolled back on an exception.
+
+        An open snapshot ends first, so that later reads see what was written. Raises RuntimeError
+        when one is open already.
+        """
+        async with self._lock:
+            self._check_usable()
+            if self._writing:
+                raise RuntimeError("A transaction is open already.")
+            await self._end("ROLLBACK")
+            await self._begin("ISOLATION LEVEL READ COMMITTED READ WRITE", statement_timeout_ms)
+            self._writing = True
+        transaction = Transaction()
+        try:
+            yield transaction
+        except BaseException:
+            await _uninterrupted(self._finish_transaction(commit=False))
+            raise
+        await _uninterrupted(self._finish_transaction(commit=not transaction.refused))
+
+    def notify(
+        self, entity_type: str, scope_id: UUID, ids: Sequence[UUID], operation: Operation
+    ) -> None:
+        """Tell listeners of changed rows, if and when the transaction commits."""
+        if not self._writing:
+            raise RuntimeError("Changes are announced inside a transaction.")
+        self._changes.setdefault((entity_type, scope_id, operation), []).extend(ids)
+
+    async def end_snapshot(self) -> None:
+        """Give the connection back; the next statement opens a new snapshot."""
+        await _uninterrupted(self._finish_snapshot())
+
+    async def cancel(self) -> None:
+        """Stop the running statement and refuse further ones: the client has gone.
+
+        The statement fails with StatementCancelled in whoever awaits it. A write transaction is
+        left alone.
+        """
+        if self._writing:
+            return
+        self._cancelled = True
+        driver = self._driver
+        if self._running and self._cancelling is None and not driver.is_closed():
+            # the cancel request of the wire protocol: needs no connection from the pool
+            loop = asyncio.get_running_loop()
+            self._cancelling = loop.create_task(driver._cancel(loop.create_future()))
+        if self._cancelling is not None:
+            await asyncio.wait({self._cancelling})
+
+    async def close(self) -> None:
+        """End whatever is open and give the connection back. Safe to call again."""
+        if self._closed and self._connection is None:
+            return
+        self._closed = True
+        await _uninterrupted(self._finish_snapshot(closing=True))
+
+    # What follows runs under the lock.
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("The session is closed.")
+        if self._cancelled and not self._writing:
+            raise StatementCancelled("The session was cancelled.")
+
+    async def _run(
+        self, statement: Executable, parameters: Parameters | None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        connection = self._connection
+        assert connection is not None
+        if connection.invalidated or self._driver.is_closed():
+            # SQLAlchemy would silently continue on a new connection: outside of the transaction,
+            # with the rights of the login role
+            raise DatabaseUnavailable("The connection was lost.")
+        statement = effective(statement)
+        if isinstance(statement, TextClause) and "owner_id" in statement._bindparams:
+            parameters = _with_owner(parameters, self._owner_id)
+        token = current_owner.set(self._owner_id)
+        self._running = True
+        started = perf_counter()
+        try:
+            result = await connection.execute(statement, parameters)
+            rows: Sequence[Row[*tuple[Any, ...]]] = result.all() if result.returns_rows else ()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == "57014":
+                raise StatementCancelled("The statement was stopped.") from error
+            if error.connection_invalidated:
+                raise DatabaseUnavailable("The connection was lost.") from error
+            raise
+        except TimeoutError as error:
+            raise StatementCancelled("The statement was stopped.") from error
+        finally:
+            self._running = False
+            current_owner.reset(token)
+            milliseconds = (perf_counter() - started) * 1000
+            self.statements += 1
+            self.milliseconds += milliseconds
+        self.rows += len(rows)
+        if self._recorder is not None:
+            self._recorder(result.context.statement, rows=len(rows), milliseconds=milliseconds)
+        return rows
+
+    def _opening(self, mode: str, statement_timeout_ms: int | None) -> str:
+        options = self._options
+        timeout = (
+            options.statement_timeout_ms if statement_timeout_ms is None else statement_timeout_ms
+        )
+        settings = {
+            "statement_timeout": int(timeout),
+            "lock_timeout": int(options.lock_timeout_ms),
+            "idle_in_transaction_session_timeout": int(options.idle_timeout_ms),
+            # made from the number, so that nothing but 32 hex digits can get here
+            "app.owner_id": "" if self._owner_id is None else UUID(int=self._owner_id.int),
+        }
+        role = f'SET LOCAL ROLE "{options.role}";' if options.role else ""
+        return f"BEGIN {mode};{role}" + ";".join(
+            f"SET LOCAL {name}='{value}'" for name, value in settings.items()
+        )
+
+    async def _begin(self, mode: str, statement_timeout_ms: int | None = None) -> None:
+        """Check a connection out and open a transaction on it.
+
+        A pooled connection may have died while it was idle. Nothing has run yet, so it is thrown
+        away and the next one taken; only the failure of a new connection is the caller's problem.
+        """
+        opening = self._opening(mode, statement_timeout_ms)
+        while True:
+            connection = await self._connect()
+            proven = False
+            try:
+                fairy = await connection.get_raw_connection()
+                proven = "proven" in fairy.info
+                driver: Any = fairy.driver_connection
+                await driver.execute(opening)
+                fairy.info["proven"] = True
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                await _uninterrupted(_discard(connection))
+                if not _is_disconnect(error):
+                    self._raise(error)
+                if not proven:
+                    raise DatabaseUnavailable("The database does not answer.") from error
+            except BaseException:
+                await _uninterrupted(_discard(connection))
+                raise
+            else:
+                self._connection, self._driver = connection, driver
+                return
+
+    async def _connect(self) -> AsyncConnection:
+        try:
+            return await self._engine.connect()
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailable("All database connections are busy.") from error
+        except (OSError, DBAPIError) as error:
+            raise DatabaseUnavailable("The database does not answer.") from error
+
+    async def _finish_snapshot(self, *, closing: bool = False) -> None:
+        async with self._lock:
+            if self._writing and not closing:
+                raise RuntimeError("A transaction is open, not a snapshot.")
+            self._writing = False
+            self._changes.clear()
+            await self._end("ROLLBACK")
+
+    async def _finish_transaction(self, *, commit: bool) -> None:
+        async with self._lock:
+            if not self._writing:
+                return  # closed underneath, which rolled back
+            self._writing = False
+            changes, self._changes = self._changes, {}
+            if not commit:
+                await self._end("ROLLBACK")
+                return
+            announcements = "".join(
+                f"SELECT pg_notify('{CHANNEL}','{payload}');"
+                for payload in _payloads(self._owner_id, changes)
+            )
+            status = await self._end(f"{announcements}COMMIT")
+            if status is None:
+                raise DatabaseUnavailable("The connection was lost before the commit ended.")
+            if status != "COMMIT":
+                # PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, and no error
+                raise RuntimeError("A statement of the transaction had failed: rolled back.")
+
+    async def _end(self, ending: str) -> str | None:
+        """Finish what is open and give the connection back; a broken one is thrown away.
+
+        Returns PostgreSQL's answer, None when there was no connection to ask.
+        """
+        if self._cancelling is not None:
+            # a cancel request under way must not meet the next user of the connection
+            await asyncio.wait({self._cancelling})
+        connection, driver = self._connection, self._driver
+        self._connection = self._driver = None
+        if connection is None:
+            return None
+        try:
+            if connection.invalidated or driver.is_closed():
+                return None
+            return str(await driver.execute(ending))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if _is_disconnect(error):
+                await connection.invalidate()
+                return None
+            self._raise(error)
+        finally:
+            await connection.close()
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raise a driver error met outside SQLAlchemy as SQLAlchemy would have."""
+        dialect = self._engine.dialect
+        dbapi: Any = dialect.loaded_dbapi
+        kinds = dbapi._asyncpg_error_translate
+        kind = next((kinds[base] for base in type(error).__mro__ if base in kinds), dbapi.Error)
+        raise DBAPIError.instance(
+            None, None, kind(str(error), error), dbapi.Error, hide_parameters=True, dialect=dialect
+        ) from error
+
+
+def _is_disconnect(error: Exception) -> bool:
+    """Whether the connection is gone: broken, ended by an administrator or by a shutdown."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state.startswith(("08", "57P"))
+    return True
+
+
+def _with_owner(parameters: Parameters | None, owner_id: UUID | None) -> Parameters:
+    if isinstance(parameters, Sequence):
+        return [{"owner_id": owner_id, **row} for row in parameters]
+    return {"owner_id": owner_id, **(parameters or {})}
+
+
+def _payloads(
+    owner_id: UUID | None, changes: Mapping[tuple[str, UUID, Operation], Sequence[UUID]]
+) -> list[str]:
+    """NOTIFY payloads below PostgreSQL's limit. They hold ids only: NOTIFY knows no rights."""
+    payloads = []
+    for (entity_type, scope_id, operation), ids in changes.items():
+        distinct = list(dict.fromkeys(identifier.hex for identifier in ids))
+        for start in range(0, len(distinct), IDS_PER_PAYLOAD):
+            payload = {
+                "o": owner_id.hex if owner_id else "",
+                "t": entity_type,
+                "s": scope_id.hex,
+                "op": operation,
+                "ids": distinct[start : start + IDS_PER_PAYLOAD],
+            }
+            payloads.append(json.dumps(payload, separators=(",", ":")).replace("'", "''"))
+    return payloads
+
+
+async def _discard(connection: AsyncConnection) -> None:
+    await connection.invalidate()
+    await connection.close()
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await work to its end even when the caller is cancelled meanwhile; then let the cancel on."""
+    task = asyncio.ensure_future(work)
+    interrupted: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            interrupted = error
+    if interrupted is not None:
+        if not task.cancelled():
+            task.exception()  # seen, so that asyncio does not complain
+        raise interrupted
+    return task.result()
