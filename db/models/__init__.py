@@ -1,0 +1,6 @@
+"""Every table, by domain. Importing this package fills `metadata`."""
+
+from db.base import metadata
+from db.models import accounts, conversations, journal, knowledge, work
+
+__all__ = ["accounts", "conversations", "journal", "knowledge", "metadata", "work"]

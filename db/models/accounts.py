@@ -1,0 +1,132 @@
+"""People and what they log in with."""
+
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import ClassVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import INET
+from sqlmodel import Field
+
+from db.base import MAX_NAME, UNAUDITED, Base, Owned, Timestamped, Versioned, json_column, keyset
+
+
+class ApiKeyScope(StrEnum):
+    """What an API key may do."""
+
+    READ = "read"
+    WRITE = "write"
+    ACCOUNT = "account"
+
+
+class UserFields(Base):
+    """What a person says about themselves."""
+
+    username: str = Field(
+        min_length=3,
+        max_length=64,
+        schema_extra={"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        description="The name to log in with: letters, digits, dots, underscores and hyphens.",
+    )
+    email: str = Field(
+        min_length=3,
+        max_length=254,
+        schema_extra={"pattern": r"^[^@\s]+@[^@\s]+$"},
+        description="The address to log in with; unique whatever its case.",
+    )
+    display_name: str | None = Field(
+        default=None, min_length=1, max_length=MAX_NAME, description="The name to show to people."
+    )
+    settings: dict[str, object] = json_column(
+        max_bytes=65_536, description="Preferences of the front end, kept as they are."
+    )
+
+
+class User(UserFields, Versioned, table=True):
+    """A person with an account. Everything else belongs to one."""
+
+    __tablename__ = "users"
+    __indexes__: ClassVar = (
+        sa.Index("uq_users_email", sa.text("lower(email)"), unique=True),
+        sa.Index("uq_users_username", sa.text("lower(username)"), unique=True),
+    )
+
+    id: UUID = Field(
+        primary_key=True,
+        sa_column_kwargs={"server_default": sa.text("uuidv7()")},
+        description="Unique, and ordered by the time of creation.",
+    )
+    password_hash: str = Field(
+        max_length=255, sa_column_kwargs=UNAUDITED, description="The argon2id hash of the password."
+    )
+    is_active: bool = Field(default=True, description="Whether the account may log in.")
+
+
+class LoginSession(Owned, Timestamped, table=True):
+    """One log-in on one device, until it expires or is revoked."""
+
+    __tablename__ = "login_sessions"
+    __indexes__: ClassVar = (
+        sa.UniqueConstraint("owner_id", "token_hash"),
+        keyset("login_sessions", "-created_at", live=False),
+    )
+
+    token_hash: bytes = Field(
+        min_length=32,
+        max_length=32,
+        sa_column_kwargs=UNAUDITED,
+        description="The SHA-256 of the token's secret.",
+    )
+    device_name: str | None = Field(
+        default=None, min_length=1, max_length=MAX_NAME, description="What the device calls itself."
+    )
+    user_agent: str | None = Field(
+        default=None, max_length=500, description="The program that logged in."
+    )
+    ip: IPv4Address | None = Field(
+        default=None, sa_type=INET, description="The network address it logged in from."
+    )
+    last_seen_at: datetime = Field(
+        sa_column_kwargs={"server_default": sa.text("now()")},
+        description="When it was last used, to the minute.",
+    )
+    expires_at: datetime = Field(description="When it stops working by itself.")
+    revoked_at: datetime | None = Field(default=None, description="When it was ended by hand.")
+
+
+class ApiKeyFields(Base):
+    """What a person chooses about an API key."""
+
+    name: str = Field(min_length=1, max_length=MAX_NAME, description="What the key is for.")
+    scopes: list[ApiKeyScope] = Field(
+        min_length=1, max_length=3, description="What the key may do."
+    )
+    expires_at: datetime | None = Field(
+        default=None, description="When it stops working by itself; null is never."
+    )
+
+
+class ApiKey(ApiKeyFields, Owned, Timestamped, table=True):
+    """A key for an agent or a script, shown once when it is made."""
+
+    __tablename__ = "api_keys"
+    __indexes__: ClassVar = (
+        sa.UniqueConstraint("owner_id", "key_hash"),
+        keyset("api_keys", "-created_at", live=False),
+    )
+
+    prefix: str = Field(
+        min_length=1, max_length=64, description="The first characters of the key, to know it by."
+    )
+    key_hash: bytes = Field(
+        min_length=32,
+        max_length=32,
+        sa_column_kwargs=UNAUDITED,
+        description="The SHA-256 of the key's secret.",
+    )
+    last_used_at: datetime | None = Field(
+        default=None, description="When it was last used, to the minute."
+    )
+    revoked_at: datetime | None = Field(default=None, description="When it was ended by hand.")
