@@ -51,7 +51,7 @@ def _integer(value: int) -> int:
     return len(str(value))
 
 
-_ESCAPES = {character: 2 for character in '"\\\b\f\n\r\t'}
+_ESCAPES = dict.fromkeys('"\\\x08\x0c\n\r\t', 2)
 
 
 def _string(value: object) -> int:
