@@ -97,7 +97,7 @@ class EmbeddedServer:
                     fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return
-                self._run("pg_ctl", "-D", str(self._data), "-m", "fast", "-w", "stop")
+                self._run("pg_ctl", "-D", self._data.name, "-m", "fast", "-w", "stop")
         finally:
             os.close(lease)
 
@@ -171,7 +171,7 @@ class EmbeddedServer:
             if self._is_running():
                 with suppress(BlockingIOError, EmbeddedServerError):
                     fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._run("pg_ctl", "-D", str(self._data), "-m", "fast", "-w", "stop")
+                    self._run("pg_ctl", "-D", self._data.name, "-m", "fast", "-w", "stop")
             os.close(lease)
             raise
         self._lease = lease
@@ -188,7 +188,7 @@ class EmbeddedServer:
             try:
                 lines = file.read_text().splitlines()
                 process = psutil.Process(int(lines[0]))
-                if process.name() != "postgres" or str(self._data) not in process.cmdline():
+                if process.name() != "postgres" or Path(process.cwd()) != self._data.resolve():
                     break
             except FileNotFoundError:
                 return False
@@ -212,7 +212,8 @@ class EmbeddedServer:
                 "and this is 18: use another ENGRAM_DATA_DIR."
             )
         self._make_own(self._socket)
-        (self._socket / SOCKET).unlink(missing_ok=True)
+        for leftover in (SOCKET, f"{SOCKET}.lock"):
+            (self._socket / leftover).unlink(missing_ok=True)
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": '"{}"'.format(str(self._socket).replace('"', '""')),
@@ -231,7 +232,8 @@ class EmbeddedServer:
         try:
             self._run(
                 "pg_ctl",
-                *("-D", str(self._data), "-l", str(log), "-o", options),
+                # relative, because pg_ctl passes paths to a shell without quoting them
+                *("-D", self._data.name, "-l", f"{self._data.name}/{log.name}", "-o", options),
                 *("-w", "-t", str(WAIT_SECONDS), "start"),
             )
         except EmbeddedServerError as error:
