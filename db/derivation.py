@@ -125,7 +125,7 @@ def _server_default(field: FieldInfo) -> sa.TextClause | None:
 
 
 def owned_keys(table: str, fields: Mapping[str, FieldInfo]) -> Iterator[SchemaItem]:
-    """The foreign keys of a table with their indexes; one to the owner unless another implies it."""
+    """The foreign keys of a table and their indexes; one to the owner unless another implies it."""
     keys = [(name, _one(field, OwnedKey)) for name, field in fields.items()]
     rooted = "owner_id" in fields
     for column, key in keys:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 from uuid import UUID
 
@@ -85,7 +85,7 @@ class LoginSession(Owned, Timestamped, table=True):
     user_agent: str | None = Field(
         default=None, max_length=500, description="The program that logged in."
     )
-    ip: IPv4Address | None = Field(
+    ip: IPv4Address | IPv6Address | None = Field(
         default=None, sa_type=INET, description="The network address it logged in from."
     )
     last_seen_at: datetime = Field(

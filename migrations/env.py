@@ -1,0 +1,47 @@
+"""How Alembic meets the models. The transaction and its locks are those of `db.migrate`."""
+
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlmodel.sql.sqltypes import AutoString
+
+from db.migrate import run_from_environment
+from db.models import metadata
+from db.models.journal import Xid8
+
+
+def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
+    """Revisions import neither our models nor SQLModel: they must run when those have changed."""
+    if kind == "type" and isinstance(item, AutoString):
+        return f"sa.String(length={item.length})"
+    if kind == "type" and isinstance(item, Xid8):
+        autogen.imports.add("from sqlalchemy.types import UserDefinedType")
+        return "Xid8()"
+    return False
+
+
+OPTIONS: dict[str, Any] = {
+    "target_metadata": metadata,
+    "compare_type": True,
+    "compare_server_default": True,
+    "render_item": render_item,
+}
+
+
+def run(connection: sa.Connection) -> None:
+    """Run what the command asks for inside the connection's transaction."""
+    context.configure(connection=connection, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+elif (given := context.config.attributes.get("connection")) is not None:
+    run(given)
+else:
+    run_from_environment(run)
