@@ -86,18 +86,19 @@ class EmbeddedServer:
             ) from error
         return server
 
-    def stop(self) -> None:
-        """Leave the server; the last one to leave stops it. Safe to call again."""
+    def stop(self) -> bool:
+        """Leave the server; the last one to leave stops it, and is told True."""
         lease, self._lease = self._lease, None
         if lease is None:
-            return
+            return False
         try:
             with _locked(self._root / "start.lock"):
                 try:
                     fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return
+                    return False
                 self._run("pg_ctl", "-D", self._data.name, "-m", "fast", "-w", "stop")
+                return True
         finally:
             os.close(lease)
 
@@ -339,9 +340,9 @@ def _entry(name: str) -> _User:
 
 
 def _socket_dir(root: Path) -> Path:
-    """Beside the data, or in the temporary directory when the path is too long for a socket."""
+    """Beside the data, or in the temporary directory when the path is none for a socket."""
     beside = root / "run"
-    if len(os.fsencode(beside / SOCKET)) <= SOCKET_PATH_BYTES:
+    if len(os.fsencode(beside / SOCKET)) <= SOCKET_PATH_BYTES and "," not in str(beside):
         return beside
     digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / f"engram-{digest}"  # noqa: S108
