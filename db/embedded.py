@@ -113,6 +113,11 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
+    @property
+    def socket(self) -> Path:
+        """The socket to connect to; only root and the server's system user may."""
+        return self._socket / SOCKET
+
     def url(self, database: str = DATABASE) -> str:
         """The URL of the role that owns the database: migrates, and serves as engram_app."""
         return self._url(OWNER, database)

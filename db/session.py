@@ -29,6 +29,13 @@ CHANNEL = "engram_changes"
 IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
 Operation = Literal["insert", "update", "delete", "restore"]
 Parameters = Mapping[str, object] | Sequence[Mapping[str, object]]
+# InternalClientError: the server's good-bye to an idle connection is still unread
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 T = TypeVar("T")
 
 
@@ -285,7 +292,7 @@ class Session:
                 driver: Any = fairy.driver_connection
                 await driver.execute(opening)
                 fairy.info["proven"] = True
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except DRIVER_ERRORS as error:
                 await _uninterrupted(_discard(connection))
                 if not _is_disconnect(error):
                     self._raise(error)
@@ -350,7 +357,7 @@ class Session:
             if connection.invalidated or driver.is_closed():
                 return None
             return str(await driver.execute(ending))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             if _is_disconnect(error):
                 await connection.invalidate()
                 return None
