@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,6 +25,8 @@ from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.migrate import upgrade
 from db.session import Author, Recorder, Session, SessionOptions
+from schema.context import Services
+from tests.people import Person
 
 TEMPLATE = "engram_template"
 
@@ -44,6 +46,7 @@ class OpenSession(Protocol):
 
 FreshDatabase = Callable[..., Awaitable[str]]
 NewOwner = Callable[[], Awaitable[UUID]]
+NewPerson = Callable[[], Awaitable[Person]]
 
 
 @contextmanager
@@ -190,3 +193,30 @@ def statements(engine: AsyncEngine) -> Iterator[list[str]]:
     event.listen(engine.sync_engine, "before_cursor_execute", record)
     yield sent
     event.remove(engine.sync_engine, "before_cursor_execute", record)
+
+
+@pytest.fixture
+def new_person(engine: AsyncEngine, admin_engine: AsyncEngine, new_owner: NewOwner) -> NewPerson:
+    """`await new_person()` is someone with an account and a human worker, ready to ask."""
+
+    async def make() -> Person:
+        owner_id = await new_owner()
+        async with admin_engine.connect() as connection:
+            result = await connection.execute(
+                text(
+                    "INSERT INTO workers (owner_id, name, kind)"
+                    " VALUES (:owner_id, 'Me', 'human') RETURNING id"
+                ),
+                {"owner_id": owner_id},
+            )
+            worker_id: UUID = result.scalar_one()
+        services = Services(engine=engine, passwords=cast(Any, None))
+        return Person(owner_id, worker_id, services)
+
+    return make
+
+
+@pytest_asyncio.fixture
+async def person(new_person: NewPerson) -> Person:
+    """One person."""
+    return await new_person()

@@ -1,0 +1,78 @@
+"""Done once: the answer to a write is stored with the write, under the key its caller chose.
+
+The key is claimed first, inside the transaction of the write. A second request with the same key
+waits for the first one at the unique index: if that commits, its answer is found; if it rolls back,
+the second one claims the key and does the work itself.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, delete, func, update
+from sqlalchemy.dialects.postgresql import insert
+
+from db import scope
+from db.models.journal import IdempotencyKey
+from db.refusals import KeyReused
+from db.session import Session
+
+LIFETIME = timedelta(days=1)
+"""How long an answer is kept."""
+
+_KEYS = IdempotencyKey.__table__
+
+
+async def claim(
+    session: Session, operation: str, key: str, request_sha256: bytes
+) -> Mapping[str, Any] | None:
+    """Claim a key for the write of this transaction: None, or the answer that it already has.
+
+    Raises:
+        KeyReused: another request has it.
+    """
+    expires_at = datetime.now(UTC) + LIFETIME
+    expired = delete(_KEYS).where(
+        _KEYS.c.owner_id == scope.OWNER,
+        _KEYS.c.expires_at < func.now(),
+        ~and_(_KEYS.c.operation == operation, _KEYS.c.key == key),
+    )
+    claiming = insert(_KEYS).values(
+        owner_id=session.owner_id,
+        operation=operation,
+        key=key,
+        request_sha256=request_sha256,
+        expires_at=expires_at,
+    )
+    claimed = await session.execute(
+        claiming.on_conflict_do_update(
+            index_elements=["owner_id", "operation", "key"],
+            set_={
+                "request_sha256": request_sha256,
+                "response": None,
+                "expires_at": expires_at,
+            },
+            where=_KEYS.c.expires_at < func.now(),
+        )
+        .returning(_KEYS.c.id)
+        .add_cte(expired.cte("expired"))
+    )
+    if claimed:
+        return None
+    statement = scope.readable(_KEYS, _KEYS.c.request_sha256, _KEYS.c.response).where(
+        _KEYS.c.operation == operation, _KEYS.c.key == key
+    )
+    found = (await session.execute(statement))[0]
+    if found.request_sha256 != request_sha256:
+        raise KeyReused("This idempotency key was used for another request.")
+    response: Mapping[str, Any] = found.response
+    return response
+
+
+async def keep(session: Session, operation: str, key: str, response: Mapping[str, Any]) -> None:
+    """Store the answer of the write that claimed the key."""
+    await session.execute(
+        update(_KEYS)
+        .where(_KEYS.c.owner_id == scope.OWNER, _KEYS.c.operation == operation, _KEYS.c.key == key)
+        .values(response=dict(response))
+    )

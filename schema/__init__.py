@@ -1,0 +1,48 @@
+"""The GraphQL schema: assembled from the domains."""
+
+from functools import cache
+
+import strawberry
+from strawberry.schema.config import StrawberryConfig
+
+from schema.accounts import AccountsQuery
+from schema.assembly import finish
+from schema.conversations import ConversationsQuery
+from schema.journal import JournalQuery
+from schema.knowledge import KnowledgeQuery
+from schema.node import NodeQuery
+from schema.problems import PROBLEM_TYPES
+from schema.scalars import SCALARS
+from schema.work import WorkQuery
+
+_QUERIES: tuple[type, ...] = (
+    NodeQuery,
+    AccountsQuery,
+    ConversationsQuery,
+    KnowledgeQuery,
+    WorkQuery,
+    JournalQuery,
+)
+_MUTATIONS: tuple[type, ...] = ()
+_SUBSCRIPTIONS: tuple[type, ...] = ()
+
+
+@cache
+def build_schema() -> strawberry.Schema:
+    """The schema; built once, as its types are finished in place."""
+    types = finish((*_QUERIES, *_MUTATIONS, *_SUBSCRIPTIONS))
+    return strawberry.Schema(
+        query=_root("Query", _QUERIES, "What can be read."),
+        mutation=_root("Mutation", _MUTATIONS, "What can be done.") if _MUTATIONS else None,
+        subscription=(
+            _root("Subscription", _SUBSCRIPTIONS, "What can be watched.")
+            if _SUBSCRIPTIONS
+            else None
+        ),
+        types=[*types, *PROBLEM_TYPES],
+        config=StrawberryConfig(scalar_map=SCALARS),
+    )
+
+
+def _root(name: str, parts: tuple[type, ...], description: str) -> type:
+    return strawberry.type(type(name, parts, {}), name=name, description=description)

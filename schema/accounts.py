@@ -1,0 +1,55 @@
+"""People and what they log in with, as GraphQL shows them."""
+
+from strawberry import auto
+
+from db.models import accounts
+from schema.mirror import mirror
+from schema.node import Node
+from schema.pages import Connection
+from schema.relations import root
+
+
+@mirror(accounts.User, private={"password_hash", "is_active"})
+class User(Node):
+    username: auto
+    email: auto
+    display_name: auto
+    settings: auto
+    version: auto
+    created_at: auto
+    updated_at: auto
+
+
+@mirror(
+    accounts.LoginSession,
+    private={"token_hash"},
+    default_order=("-created_at",),
+)
+class LoginSession(Node):
+    device_name: auto
+    user_agent: auto
+    ip: auto
+    created_at: auto
+    last_seen_at: auto
+    expires_at: auto
+    revoked_at: auto
+
+
+@mirror(accounts.ApiKey, private={"key_hash"}, default_order=("-created_at",))
+class ApiKey(Node):
+    name: auto
+    prefix: auto
+    scopes: auto
+    created_at: auto
+    last_used_at: auto
+    expires_at: auto
+    revoked_at: auto
+
+
+class AccountsQuery:
+    login_sessions: Connection[LoginSession] = root(
+        accounts.LoginSession, description="The caller's log-ins, newest first."
+    )
+    api_keys: Connection[ApiKey] = root(
+        accounts.ApiKey, description="The caller's API keys, newest first."
+    )

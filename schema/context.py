@@ -1,0 +1,216 @@
+"""What one operation carries: who asks, its session and its loaders.
+
+A context lives for one operation, also on a socket that carries many: sessions and loaders that
+outlive an operation would leak rows from one snapshot, or from one person, into the next.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from uuid import UUID
+
+import strawberry
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    GraphQLResolveInfo,
+    OperationDefinitionNode,
+    SelectionSetNode,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.session import Author, Recorder, Session, SessionOptions
+from schema.errors import ErrorCode, RequestError
+from schema.loaders import Loaders
+from schema.mirror import Mirror
+from schema.rows import Row
+
+if TYPE_CHECKING:
+    from db.notifications import Change
+
+Scope = Literal["read", "write", "account"]
+
+ALL_SCOPES: frozenset[str] = frozenset({"read", "write", "account"})
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who asks: a plain value, so that it survives rollbacks."""
+
+    owner_id: UUID
+    kind: Literal["user", "key"]
+    id: UUID
+    """The login session or the API key."""
+    scopes: frozenset[str] = ALL_SCOPES
+    secret: bytes = field(default=b"", repr=False)
+    """The secret part of the bearer token. Never stored, never logged."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Where a request comes from, as far as it says."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+
+
+class Passwords(Protocol):
+    """Hashes passwords with bounded concurrency, off the event loop."""
+
+    async def hash(self, password: str) -> str:
+        """The argon2id hash of a password."""
+        ...
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Whether the hash is of this password; takes as long when there is no hash."""
+        ...
+
+
+class Changes(Protocol):
+    """The process's one source of change notices."""
+
+    def subscribe(
+        self, owner_id: UUID, entity_type: str, scope_id: UUID
+    ) -> "AsyncIterator[Change]":
+        """The changes of this owner's rows of one type in one scope, from now on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all operations of a process share."""
+
+    engine: AsyncEngine
+    passwords: Passwords
+    changes: Changes | None = None
+    options: SessionOptions = field(default_factory=SessionOptions)
+    login_days: int = 90
+    """How many days a login session lasts."""
+
+
+class Context:
+    """One operation. Use it in `async with`: leaving it gives the connection back."""
+
+    def __init__(
+        self,
+        services: Services,
+        actor: Actor | None,
+        *,
+        request_id: str,
+        client: Client = Client(),
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.services = services
+        self.actor = actor
+        self.request_id = request_id
+        self.client = client
+        self._session = Session(
+            services.engine,
+            actor.owner_id if actor else None,
+            services.options,
+            author=Author("user" if actor.kind == "user" else "key", actor.id, request_id)
+            if actor
+            else None,
+            recorder=recorder,
+        )
+        self._loaders = Loaders(self._session)
+        self._names: frozenset[str] | None = None
+
+    async def __aenter__(self) -> "Context":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    @property
+    def anonymous_session(self) -> Session:
+        """The session without a check of who asks: for signing up and logging in alone."""
+        return self._session
+
+    @property
+    def session(self) -> Session:
+        """The session.
+
+        Raises:
+            RequestError: UNAUTHENTICATED.
+        """
+        if self.actor is None:
+            raise RequestError("Log in first.", ErrorCode.UNAUTHENTICATED)
+        return self._session
+
+    @property
+    def loaders(self) -> Loaders:
+        """The loaders.
+
+        Raises:
+            RequestError: UNAUTHENTICATED, or FORBIDDEN for an API key that may not read.
+        """
+        self.require("read")
+        return self._loaders
+
+    def require(self, scope: Scope) -> Actor:
+        """The actor, who may do what `scope` says.
+
+        Raises:
+            RequestError: UNAUTHENTICATED or FORBIDDEN.
+        """
+        if self.actor is None:
+            raise RequestError("Log in first.", ErrorCode.UNAUTHENTICATED)
+        if scope not in self.actor.scopes:
+            raise RequestError(f"This key does not have the scope {scope}.", ErrorCode.FORBIDDEN)
+        return self.actor
+
+    def become(self, actor: Actor) -> None:
+        """Go on as a person who has just signed up or logged in; nothing may be open."""
+        self.actor = actor
+        self._session.owner_id = actor.owner_id
+        self._session.author = Author("user", actor.id, self.request_id)
+
+    async def renew(self) -> None:
+        """After a write: end the snapshot and forget what was loaded."""
+        self._loaders.renew()
+        if not self._session.writing:
+            await self._session.end_snapshot()
+
+    def field_names(self, info: Any) -> frozenset[str]:
+        """Every field name in the operation's document: no other column can be asked for."""
+        if self._names is None:
+            raw: GraphQLResolveInfo[Context] = info._raw_info
+            self._names = field_names(raw.operation, raw.fragments)
+        return self._names
+
+
+def field_names(
+    operation: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]
+) -> frozenset[str]:
+    """The names of all fields in an operation and in the fragments of its document."""
+    names: set[str] = set()
+    pending: list[SelectionSetNode] = [
+        operation.selection_set,
+        *(fragment.selection_set for fragment in fragments.values()),
+    ]
+    while pending:
+        for selection in pending.pop().selections:
+            if isinstance(selection, FieldNode):
+                names.add(selection.name.value)
+            selections = getattr(selection, "selection_set", None)
+            if selections is not None:
+                pending.append(selections)
+    return frozenset(names)
+
+
+Info = strawberry.Info[Context, None]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A subscription's event: an id, read anew under the subscriber's own rights."""
+
+    mirror: Mirror
+    id: UUID
+
+    async def load(self, context: Context) -> Row | None:
+        """The row as it is now, deleted or not; None when the subscriber may not see it."""
+        loaders = context.loaders
+        rows = await loaders.rows(self.mirror, loaders.keys(self.id), deleted=None)
+        return rows.get(self.id)

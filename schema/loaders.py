@@ -1,0 +1,225 @@
+"""The two batch questions: a row per key, and a page per key.
+
+Every relation of every type is read through one of them, by an aiodataloader whose key is a whole
+level of rows (see `schema.rows`). A loader lives for one operation; mutations renew them all, as a
+cache that outlives a write would serve what was.
+"""
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from aiodataloader import DataLoader
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Executable,
+    FromClause,
+    Select,
+    Uuid,
+    bindparam,
+    column,
+    func,
+    select,
+    true,
+)
+
+from db import scope
+from db.session import Session
+from schema.mirror import Mirror
+from schema.pages import Page, PageRequest, bounds, order_by
+from schema.rows import Keys, Level, Row
+
+if TYPE_CHECKING:
+    from schema.relations import Relation
+
+ROOT = Keys(())
+"""The key of a relation that starts from nothing: the roots of a query."""
+
+Rows = Mapping[UUID, Row]
+Pages = Mapping[UUID | None, Page]
+Counts = Mapping[UUID | None, int]
+
+Names = frozenset[str] | None
+"""Every field name in the operation's document, None for no limit on the columns to read."""
+
+
+class Loaders:
+    """The loaders of one operation."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loaders: dict[Hashable, DataLoader[Keys, Any]] = {}
+        self._single: dict[UUID, Keys] = {}
+        self.names: Names = None
+
+    def renew(self) -> None:
+        """Forget everything read so far."""
+        self._loaders.clear()
+        self._single.clear()
+
+    def keys(self, value: UUID) -> Keys:
+        """One key on its own: the same object whenever it is asked for."""
+        return self._single.setdefault(value, Keys((value,)))
+
+    def empty_page(self, relation: "Relation", request: PageRequest) -> Page:
+        """The page of a row that has no key."""
+        return self._page(relation, request, Keys(()), None, [])
+
+    def rows(self, mirror: Mirror, keys: Keys, *, deleted: bool | None) -> Awaitable[Rows]:
+        """The rows with these ids; `deleted` as in `db.scope.predicate`."""
+
+        async def load(values: Sequence[UUID]) -> Rows:
+            table = mirror.table
+            columns = [table.c[name] for name in mirror.loaded(self.names)]
+            statement = scope.readable(table, *columns, deleted=deleted).where(
+                table.c.id == func.any(_keys_parameter())
+            )
+            level = await self.level(mirror, statement, {"keys": list(values)})
+            return {row.values["id"]: row for row in level.rows}
+
+        return self._load(("rows", mirror, deleted), keys, load)
+
+    def pages(self, relation: "Relation", request: PageRequest, keys: Keys) -> Awaitable[Pages]:
+        """A page per key; for a root relation the one page, under None."""
+
+        async def load(values: Sequence[UUID]) -> Pages:
+            names = self.names
+            if relation.root:
+                statement: Select[*tuple[Any, ...]] = page_select(relation, request, names, None)
+                level = await self.level(relation.target, statement)
+                groups: dict[UUID | None, list[Row]] = {None: level.rows}
+            else:
+                statement = pages_select(relation, request, names)
+                level = await self.level(relation.target, statement, {"keys": list(values)})
+                groups = {value: [] for value in values}
+                for row in level.rows:
+                    groups[row.values[KEY]].append(row)
+            return {
+                key: self._page(relation, request, keys, key, rows) for key, rows in groups.items()
+            }
+
+        return self._load(("pages", relation, request.key), keys, load)
+
+    def counts(self, relation: "Relation", request: PageRequest, keys: Keys) -> Awaitable[Counts]:
+        """How many rows there are per key, on all pages."""
+
+        async def load(values: Sequence[UUID]) -> Counts:
+            if relation.root:
+                source = relation.target.table.alias()
+                statement = _narrowed(relation, request, source, None, func.count())
+                return {None: (await self._session.execute(statement))[0][0]}
+            rows = await self._session.execute(
+                counts_select(relation, request), {"keys": list(values)}
+            )
+            return dict.fromkeys(values, 0) | {row[0]: row[1] for row in rows}
+
+        condition = request.condition.key if request.condition else None
+        return self._load(("counts", relation, condition, request.deleted), keys, load)
+
+    async def level(
+        self, mirror: Mirror, statement: Executable, parameters: Mapping[str, object] | None = None
+    ) -> Level:
+        """Run a select of a mirror's columns: its rows are one level."""
+        rows = await self._session.execute(statement, parameters)
+        return Level(mirror, (dict(row._mapping) for row in rows))
+
+    def _page(
+        self,
+        relation: "Relation",
+        request: PageRequest,
+        keys: Keys,
+        key: UUID | None,
+        rows: Sequence[Row],
+    ) -> Page:
+        async def count() -> int:
+            if key is None and not relation.root:
+                return 0
+            return (await self.counts(relation, request, keys))[key]
+
+        return Page(request, rows, count)
+
+    def _load(
+        self,
+        name: Hashable,
+        keys: Keys,
+        load: Callable[[Sequence[UUID]], Awaitable[Mapping[Any, Any]]],
+    ) -> Awaitable[Any]:
+        loader = self._loaders.get(name)
+        if loader is None:
+
+            async def batch(batched: list[Keys]) -> list[Mapping[Any, Any]]:
+                values = list(dict.fromkeys(value for item in batched for value in item.values))
+                if not values and ROOT not in batched:
+                    return [{} for _ in batched]
+                found = await load(values)
+                return [found for _ in batched]
+
+            loader = self._loaders[name] = DataLoader(batch)
+        return loader.load(keys)
+
+
+KEY = "engram_key"
+"""The name under which a page's rows carry the key they were asked for by."""
+
+
+def _keys_parameter() -> ColumnElement[Any]:
+    return bindparam("keys", type_=ARRAY(Uuid))
+
+
+def _narrowed(
+    relation: "Relation",
+    request: PageRequest,
+    source: FromClause,
+    key: ColumnElement[Any] | None,
+    *columns: ColumnElement[Any],
+) -> Select[*tuple[Any, ...]]:
+    """The rows of a relation that the request's filter keeps, on all pages."""
+    statement = scope.readable(source, *columns, deleted=request.deleted)
+    statement = statement.where(relation.match(source, key if key is not None else true()))
+    if request.condition is not None:
+        statement = statement.where(request.condition.clause(source))
+    return statement
+
+
+def page_select(
+    relation: "Relation", request: PageRequest, names: Names, key: ColumnElement[Any] | None
+) -> Select[*tuple[Any, ...]]:
+    """One page, and one row more to see whether others follow."""
+    source = relation.target.table.alias()
+    wanted = dict.fromkeys(
+        [*relation.target.loaded(names), *(term.column for term in request.order)]
+    )
+    columns = [source.c[name] for name in wanted]
+    return (
+        _narrowed(relation, request, source, key, *columns)
+        .where(*bounds(source, request))
+        .order_by(*order_by(source, request))
+        .limit(request.limit + 1)
+    )
+
+
+def pages_select(
+    relation: "Relation", request: PageRequest, names: Names
+) -> Select[*tuple[Any, ...]]:
+    """A page per key, in one statement: a lateral join walks the index once per key."""
+    keys = _unnested_keys()
+    page = page_select(relation, request, names, keys.c.key).correlate(keys).lateral("page")
+    return select(keys.c.key.label(KEY), *page.c).select_from(keys.join(page, true()))
+
+
+def counts_select(relation: "Relation", request: PageRequest) -> Select[*tuple[Any, ...]]:
+    """The number of rows per key."""
+    keys = _unnested_keys()
+    source = relation.target.table.alias()
+    counted = _narrowed(relation, request, source, keys.c.key, func.count().label("count"))
+    count = counted.correlate(keys).lateral("counted")
+    return select(keys.c.key, count.c.count).select_from(keys.join(count, true()))
+
+
+def _unnested_keys() -> FromClause:
+    return (
+        func.unnest(_keys_parameter())
+        .table_valued(column("key", Uuid), name="keys")
+        .render_derived()
+    )

@@ -1,0 +1,256 @@
+"""A mutation field: who may, one transaction, done once, problems as data.
+
+The function under `@mutation` does the work on the session of its context and returns a payload.
+Everything that is the same for all mutations happens around it, here and nowhere else: a refusal
+rolls back and becomes problems; the answer is stored with the write under the caller's idempotency
+key; a deadlock is tried again; what was loaded before is forgotten.
+"""
+
+import functools
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from enum import Enum
+from typing import Any, TypeVar, get_type_hints
+from uuid import UUID
+
+import orjson
+import strawberry
+from sqlalchemy.exc import DBAPIError
+from strawberry.types.unset import UNSET
+from strawberry.utils.str_converters import to_camel_case
+
+from db import idempotency
+from db.base import Base
+from db.refusals import Denied, Refused, Unauthenticated, invalid
+from schema.context import Context, Info, Scope
+from schema.inputs import MAX_KEY_CHARS, check_text
+from schema.mirror import MIRRORS, by_key
+from schema.problems import Problem, problems
+from schema.rows import Level, Row
+
+T = TypeVar("T", bound=type)
+P = TypeVar("P", bound="Payload")
+
+ATTEMPTS = 3
+"""How often a transaction that deadlocked is tried in all."""
+_TRY_AGAIN = ("40001", "40P01")
+
+SECRET = {"secret": True}
+"""The metadata of a field, of an input or a payload, that is never stored nor hashed plainly."""
+
+
+@strawberry.type
+class Payload:
+    """What every mutation answers."""
+
+    client_mutation_id: str | None = strawberry.field(
+        default=None, description="The one of the input."
+    )
+    problems: list[Problem] = strawberry.field(
+        default_factory=list, description="Why nothing was done, or not all; empty when all was."
+    )
+
+    async def replayed(self, context: Context) -> None:
+        """Called on an answer that comes from the store, to renew what is never stored."""
+
+
+def payload(cls: T) -> T:
+    """Declare the payload of a mutation."""
+    return strawberry.type(cls, description=" ".join((cls.__doc__ or "").split()))
+
+
+def shown(model: type[Base], rows: Iterable[Any]) -> list[Any]:
+    """Rows from a repository as values of the type that mirrors their table; one level."""
+    return list(Level(MIRRORS[model], (dict(row._mapping) for row in rows)).rows)
+
+
+def mutation(
+    *, description: str, access: Scope | None = "write"
+) -> Callable[[Callable[..., Awaitable[P]]], Any]:
+    """Declare a mutation field; `access` None is open to everybody."""
+
+    def declare(work: Callable[..., Awaitable[P]]) -> Any:
+        payload_type: type[P] = get_type_hints(work)["return"]
+        operation = to_camel_case(work.__name__)
+
+        @functools.wraps(work)
+        async def resolve(self: Any, info: Info, input: Any) -> P:
+            context = info.context
+            try:
+                _authorize(context, access)
+                answer = await _attempt(context, operation, payload_type, work, self, info, input)
+            except Refused as refused:
+                answer = payload_type(problems=problems(refused))
+            finally:
+                await context.renew()
+            if input.client_mutation_id is not UNSET:
+                answer.client_mutation_id = input.client_mutation_id
+            return answer
+
+        return strawberry.field(resolver=resolve, description=description)
+
+    return declare
+
+
+def _authorize(context: Context, access: Scope | None) -> None:
+    if access is None:
+        return
+    if context.actor is None:
+        raise Unauthenticated("Log in first.")
+    if access not in context.actor.scopes:
+        raise Denied(f"This key does not have the scope {access}.")
+
+
+async def _attempt(
+    context: Context,
+    operation: str,
+    payload_type: type[P],
+    work: Callable[..., Awaitable[P]],
+    self: Any,
+    info: Info,
+    input: Any,
+) -> P:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await _once(context, operation, payload_type, work, self, info, input)
+        except DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            if attempt == ATTEMPTS or state not in _TRY_AGAIN:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def _once(
+    context: Context,
+    operation: str,
+    payload_type: type[P],
+    work: Callable[..., Awaitable[P]],
+    self: Any,
+    info: Info,
+    input: Any,
+) -> P:
+    key = idempotency_key(input)
+    if context.actor is None:
+        # Without a person there is no owner yet: the work opens its own transaction.
+        return await work(self, info, input)
+    async with context.session.transaction():
+        if key is None:
+            return await work(self, info, input)
+        stored = await idempotency.claim(context.session, operation, key, fingerprint(input))
+        if stored is not None:
+            answer = restore(payload_type, stored)
+            await answer.replayed(context)
+            return answer
+        answer = await work(self, info, input)
+        await idempotency.keep(context.session, operation, key, store(answer))
+        return answer
+
+
+def idempotency_key(input: Any) -> str | None:
+    """The checked key of an input, if it has one.
+
+    Raises:
+        Invalid: it is empty, too long, or holds a character that cannot be stored.
+    """
+    key = getattr(input, "idempotency_key", UNSET)
+    if key is UNSET or key is None:
+        return None
+    check_text(key, ("idempotency_key",))
+    if not 1 <= len(key) <= MAX_KEY_CHARS:
+        message = f"An idempotency key has 1 to {MAX_KEY_CHARS} characters."
+        raise invalid("idempotency_key", "max_length", message, MAX_KEY_CHARS)
+    return str(key)
+
+
+def fingerprint(input: Any) -> bytes:
+    """The SHA-256 of what was asked, secrets and the ids of the exchange left out."""
+    return hashlib.sha256(orjson.dumps(_plain(input), option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in fields(value)
+            if getattr(value, field.name) is not UNSET
+            and field.name not in ("client_mutation_id", "idempotency_key")
+            and not field.metadata.get("secret")
+        }
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return value
+
+
+def store(answer: Payload) -> dict[str, Any]:
+    """An answer as JSON: rows by type and values. Secrets and problems stay out."""
+    return {
+        field.name: _stored(getattr(answer, field.name))
+        for field in fields(answer)
+        if field.name not in ("client_mutation_id", "problems") and not field.metadata.get("secret")
+    }
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, Row):
+        values = {name: _text(item) for name, item in value.values.items() if _is_kept(value, name)}
+        return {"row": value.level.mirror.key, "values": values}
+    return [_stored(item) for item in value] if isinstance(value, list) else _text(value)
+
+
+def _is_kept(row: Row, name: str) -> bool:
+    column = row.level.mirror.table.columns.get(name)
+    return column is not None and bool(column.info.get("audited", True))
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if value is None or isinstance(value, bool | int | float | str | list | dict):
+        return value
+    return str(value)
+
+
+def restore(payload_type: type[P], stored: Mapping[str, Any]) -> P:
+    """The answer that `store` kept."""
+    return payload_type(**{name: _restored(value) for name, value in stored.items()})
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        rows = [item for item in value if isinstance(item, dict) and "row" in item]
+        if rows and len(rows) == len(value):
+            mirror = by_key()[rows[0]["row"]]
+            return Level(mirror, [_values(mirror, row["values"]) for row in rows]).rows
+        return value
+    if isinstance(value, dict) and "row" in value:
+        mirror = by_key()[value["row"]]
+        return Level(mirror, [_values(mirror, value["values"])]).rows[0]
+    return value
+
+
+def _values(mirror: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _value(mirror.table.columns[name], value) for name, value in stored.items()}
+
+
+def _value(column: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        kind = column.type.python_type
+    except NotImplementedError:
+        return value
+    if kind is UUID:
+        return UUID(value)
+    if kind is datetime:
+        return datetime.fromisoformat(value)
+    return bytes.fromhex(value) if kind is bytes else value

@@ -1,0 +1,291 @@
+"""Pages of rows: connections as Relay specifies them, by keyset, forward and backward.
+
+A page is asked for by a `PageRequest`, read by `schema.loaders`, and answered as a `Page`. The
+order of a connection always ends with the id, so it is total; a cursor holds the values of the
+order's columns in one row, and the order itself, so that it is refused under another one.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import orjson
+import strawberry
+from sqlalchemy import ColumnElement, FromClause, UnaryExpression, and_, literal, or_, tuple_
+
+from schema.errors import ErrorCode, RequestError, bad_input
+from schema.filters import Condition
+from schema.mirror import Mirror, OrderTerm
+from schema.rows import Row
+from schema.scalars import clean_text
+
+DEFAULT_PAGE = 20
+MAX_PAGE = 1_000
+MAX_ORDER_TERMS = 5
+MAX_CURSOR_CHARS = 4_000
+
+T = TypeVar("T")
+
+Order = tuple[OrderTerm, ...]
+
+
+class Connection(Generic[T]):
+    """In a mirrored class: the annotation of a relation to many rows."""
+
+
+@strawberry.type(description="Where a page stands in its connection.")
+class PageInfo:
+    """Relay's PageInfo."""
+
+    has_next_page: bool = strawberry.field(description="Whether rows follow this page.")
+    has_previous_page: bool = strawberry.field(description="Whether rows precede this page.")
+    start_cursor: str | None = strawberry.field(description="The cursor of the first edge.")
+    end_cursor: str | None = strawberry.field(description="The cursor of the last edge.")
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """What a connection field was asked for."""
+
+    order: Order
+    limit: int = DEFAULT_PAGE
+    backward: bool = False
+    after: tuple[Any, ...] | None = None
+    before: tuple[Any, ...] | None = None
+    condition: Condition | None = None
+    deleted: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for requests that have the same answer."""
+        condition = self.condition.key if self.condition else None
+        return (
+            self.order,
+            self.limit,
+            self.backward,
+            self.after,
+            self.before,
+            condition,
+            self.deleted,
+        )
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One row of a page."""
+
+    node: Row
+    order: Order
+
+    @property
+    def cursor(self) -> str:
+        return encode_cursor(self.order, [self.node.values[term.column] for term in self.order])
+
+
+class Page:
+    """The answer to a request, for one parent."""
+
+    def __init__(
+        self,
+        request: PageRequest,
+        rows: Sequence[Row],
+        count: Callable[[], Any],
+    ) -> None:
+        """`rows` may hold one row more than asked for, which says that others follow."""
+        more = len(rows) > request.limit
+        kept = list(rows[: request.limit])
+        if request.backward:
+            kept.reverse()
+        self.order = request.order
+        self.nodes = kept
+        self._count = count
+        self._has_next = more if not request.backward else request.before is not None
+        self._has_previous = more if request.backward else request.after is not None
+
+    @property
+    def edges(self) -> list[Edge]:
+        return [Edge(row, self.order) for row in self.nodes]
+
+    @property
+    def total_count(self) -> Any:
+        """An awaitable: counting costs a statement, so only who asks for it pays."""
+        return self._count()
+
+    @property
+    def page_info(self) -> PageInfo:
+        edges = self.edges
+        return PageInfo(
+            has_next_page=self._has_next,
+            has_previous_page=self._has_previous,
+            start_cursor=edges[0].cursor if edges else None,
+            end_cursor=edges[-1].cursor if edges else None,
+        )
+
+
+def request_page(mirror: Mirror, default_order: Order, arguments: Mapping[str, Any]) -> PageRequest:
+    """Check a connection's arguments.
+
+    Raises:
+        RequestError: BAD_USER_INPUT for sizes and orders, BAD_CURSOR for cursors.
+    """
+    first, last = arguments.get("first"), arguments.get("last")
+    if first is not None and last is not None:
+        raise bad_input("Ask for `first` or for `last`, not for both.")
+    for name, size in (("first", first), ("last", last)):
+        if size is not None and not 0 <= size <= MAX_PAGE:
+            raise bad_input(f"`{name}` must be between 0 and {MAX_PAGE}.")
+    size = first if first is not None else last
+    order = _complete(mirror, arguments.get("order_by") or (), default_order)
+    return PageRequest(
+        order=order,
+        limit=DEFAULT_PAGE if size is None else size,
+        backward=last is not None,
+        after=_cursor(mirror, order, "after", arguments),
+        before=_cursor(mirror, order, "before", arguments),
+        condition=arguments.get("filter"),
+        deleted=bool(arguments.get("deleted")),
+    )
+
+
+def _complete(mirror: Mirror, asked: Sequence[OrderTerm], default: Order) -> Order:
+    if len(asked) > MAX_ORDER_TERMS:
+        raise bad_input(f"`orderBy` takes at most {MAX_ORDER_TERMS} fields.")
+    if len({term.column for term in asked}) < len(asked):
+        raise bad_input("`orderBy` names a field twice.")
+    order = tuple(asked) or default
+    if any(term.column == "id" for term in order):
+        # What follows a unique column orders nothing.
+        return order[: [term.column for term in order].index("id") + 1]
+    return (*order, OrderTerm("id", order[-1].descending if order else False))
+
+
+def _signature(order: Order) -> str:
+    return ",".join(f"{'-' if term.descending else ''}{term.column}" for term in order)
+
+
+def encode_cursor(order: Order, values: Sequence[Any]) -> str:
+    """The opaque text that stands for a place in an order."""
+    content = orjson.dumps([_signature(order), *values], default=str)
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _cursor(
+    mirror: Mirror, order: Order, name: str, arguments: Mapping[str, Any]
+) -> tuple[Any, ...] | None:
+    text = arguments.get(name)
+    if text is None:
+        return None
+    try:
+        return decode_cursor(mirror, order, text)
+    except (ValueError, TypeError, OverflowError):
+        message = f"`{name}` is not a cursor of this connection in this order."
+        raise RequestError(message, ErrorCode.BAD_CURSOR) from None
+
+
+def decode_cursor(mirror: Mirror, order: Order, text: str) -> tuple[Any, ...]:
+    """The values in a cursor.
+
+    Raises:
+        ValueError: it is malformed, or of another order.
+    """
+    if len(text) > MAX_CURSOR_CHARS:
+        raise ValueError("too long")
+    try:
+        content = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+    signature, *values = orjson.loads(content)
+    if signature != _signature(order) or len(values) != len(order):
+        raise ValueError("another order")
+    return tuple(
+        _value(mirror, term.column, value) for term, value in zip(order, values, strict=True)
+    )
+
+
+def _value(mirror: Mirror, name: str, value: Any) -> Any:
+    column = mirror.table.columns[name]
+    if value is None:
+        if not column.nullable:
+            raise ValueError("null")
+        return None
+    python_type = column.type.python_type
+    if python_type is UUID:
+        return UUID(value)
+    if python_type is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("no offset")
+        return moment
+    if type(value) is not python_type:
+        raise ValueError("another type")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("too large")
+    if python_type is int and not _is_big(column.type) and not -(2**31) <= value < 2**31:
+        raise ValueError("too large")
+    return clean_text(value) if isinstance(value, str) else value
+
+
+def _is_big(column_type: Any) -> bool:
+    return type(column_type).__name__ in ("BigInteger", "BIGINT")
+
+
+def order_by(source: FromClause, request: PageRequest) -> list[UnaryExpression[Any]]:
+    """The ORDER BY of a page; a backward page is read from its end."""
+    return [
+        source.c[term.column].desc()
+        if term.descending != request.backward
+        else source.c[term.column].asc()
+        for term in request.order
+    ]
+
+
+def bounds(source: FromClause, request: PageRequest) -> list[ColumnElement[bool]]:
+    """The rows strictly after `after` and strictly before `before`, in the order of the request."""
+    clauses = []
+    if request.after is not None:
+        clauses.append(_beyond(source, request.order, request.after, reverse=False))
+    if request.before is not None:
+        clauses.append(_beyond(source, request.order, request.before, reverse=True))
+    return clauses
+
+
+def _beyond(
+    source: FromClause, order: Order, values: tuple[Any, ...], *, reverse: bool
+) -> ColumnElement[bool]:
+    columns: list[ColumnElement[Any]] = [source.c[term.column] for term in order]
+    falling = [term.descending != reverse for term in order]
+    plain = len(set(falling)) == 1 and not any(
+        getattr(column, "nullable", True) for column in columns
+    )
+    if plain:
+        # One row comparison: PostgreSQL turns it into one range of the index.
+        bound = tuple_(*(literal(v, c.type) for v, c in zip(values, columns, strict=True)))
+        row = tuple_(*columns)
+        return row < bound if falling[0] else row > bound
+    alternatives = []
+    for position, column in enumerate(columns):
+        same = [_same(columns[i], values[i]) for i in range(position)]
+        further = _further(column, values[position], falling=falling[position])
+        if further is not None:
+            alternatives.append(and_(*same, further))
+    return or_(*alternatives)
+
+
+def _same(column: ColumnElement[Any], value: Any) -> ColumnElement[bool]:
+    return column.is_(None) if value is None else column == value
+
+
+def _further(
+    column: ColumnElement[Any], value: Any, *, falling: bool
+) -> ColumnElement[bool] | None:
+    """Strictly beyond `value`, where null is greater than everything (PostgreSQL's default)."""
+    if falling:
+        return column.is_not(None) if value is None else column < value
+    if value is None:
+        return None
+    greater = column > value
+    return or_(greater, column.is_(None)) if getattr(column, "nullable", True) else greater

@@ -1,0 +1,58 @@
+"""Rows as the resolvers see them: read-only values that know their siblings.
+
+A level is all the rows that one statement brought for one relation field. A row knows its level,
+so the first resolver that asks for a relation can ask for the whole level at once. That is what
+makes the number of statements depend on the document alone: nothing waits for ticks of a loop.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from schema.mirror import Mirror
+
+
+class Keys:
+    """A set of distinct key values, handed to a loader as one key (identity is its cache key)."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self.values: tuple[Any, ...] = tuple(dict.fromkeys(v for v in values if v is not None))
+
+
+class Level:
+    """The rows of one statement, in order."""
+
+    __slots__ = ("_keys", "mirror", "rows")
+
+    def __init__(self, mirror: "Mirror", values: Iterable[Mapping[str, Any]]) -> None:
+        self.mirror = mirror
+        self.rows = [Row(self, value) for value in values]
+        self._keys: dict[str, Keys] = {}
+
+    def keys(self, column: str) -> Keys:
+        """The distinct non-null values of one column: the same object for every row that asks."""
+        keys = self._keys.get(column)
+        if keys is None:
+            keys = self._keys[column] = Keys(row.values[column] for row in self.rows)
+        return keys
+
+
+class Row:
+    """One row; its columns are its attributes."""
+
+    __slots__ = ("level", "values")
+
+    def __init__(self, level: Level, values: Mapping[str, Any]) -> None:
+        self.level = level
+        self.values = values
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        return f"<{self.level.mirror.name} {self.values.get('id')}>"
