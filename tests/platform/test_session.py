@@ -379,7 +379,6 @@ async def test_a_transaction_ends_the_snapshot_and_is_read_afterwards(
         with pytest.raises(RuntimeError, match="already"):
             async with session.transaction():
                 pass
-    assert not session.writing
     assert len(await session.execute(readable(PROJECTS))) == 1
     with pytest.raises(DBAPIError, match="read-only"):
         await add_project(session, "LATE")
