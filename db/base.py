@@ -41,6 +41,9 @@ NAMES = {
 UNAUDITED: dict[str, object] = {"info": {"audited": False}}
 """`sa_column_kwargs` of a column whose values never enter the audit log."""
 
+BOOKKEEPING: dict[str, object] = {"info": {"audited": False, "bookkeeping": True}}
+"""The same of a column that is written all the time: by itself no event and no new version."""
+
 MAX_DESCRIPTION = 10_000
 MAX_NAME = 200
 

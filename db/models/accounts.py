@@ -10,7 +10,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import INET
 from sqlmodel import Field
 
-from db.base import MAX_NAME, UNAUDITED, Base, Owned, Timestamped, Versioned, json_column, keyset
+from db.base import (
+    BOOKKEEPING,
+    MAX_NAME,
+    UNAUDITED,
+    Base,
+    Owned,
+    Timestamped,
+    Versioned,
+    json_column,
+    keyset,
+)
 
 
 class ApiKeyScope(StrEnum):
@@ -89,7 +99,7 @@ class LoginSession(Owned, Timestamped, table=True):
         default=None, sa_type=INET, description="The network address it logged in from."
     )
     last_seen_at: datetime = Field(
-        sa_column_kwargs={"server_default": sa.text("now()")},
+        sa_column_kwargs={"server_default": sa.text("now()"), **BOOKKEEPING},
         description="When it was last used, to the minute.",
     )
     expires_at: datetime = Field(description="When it stops working by itself.")
@@ -127,6 +137,8 @@ class ApiKey(ApiKeyFields, Owned, Timestamped, table=True):
         description="The SHA-256 of the key's secret.",
     )
     last_used_at: datetime | None = Field(
-        default=None, description="When it was last used, to the minute."
+        default=None,
+        sa_column_kwargs=BOOKKEEPING,
+        description="When it was last used, to the minute.",
     )
     revoked_at: datetime | None = Field(default=None, description="When it was ended by hand.")

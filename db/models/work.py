@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Field
 
 from db.base import (
+    BOOKKEEPING,
     MAX_DESCRIPTION,
     MAX_NAME,
     Base,
@@ -94,7 +95,9 @@ class Worker(WorkerFields, Owned, Versioned, Restorable, table=True):
         default=WorkerKind.AGENT, description="A person or a program; each user is one person."
     )
     last_heartbeat_at: datetime | None = Field(
-        default=None, description="When it last said that it is alive."
+        default=None,
+        sa_column_kwargs=BOOKKEEPING,
+        description="When it last said that it is alive.",
     )
 
 
@@ -165,7 +168,9 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         default=0, ge=0, description="Raised by every claim; a write with an older one is refused."
     )
     lease_expires_at: datetime | None = Field(
-        default=None, description="When the claim lapses without a heartbeat."
+        default=None,
+        sa_column_kwargs=BOOKKEEPING,
+        description="When the claim lapses without a heartbeat.",
     )
     attempts: int = Field(default=0, ge=0, description="How many times it has been claimed.")
     result: dict[str, object] | None = json_column(

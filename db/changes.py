@@ -1,0 +1,382 @@
+"""Every write goes through here, and writes its audit event in the same statement.
+
+Rows travel as one jsonb parameter, so a statement's text depends on the columns it names and
+never on how many rows there are. PostgreSQL computes what was and what became.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import CTE, ColumnElement, Row, Table
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from db.models.journal import AuditEvent
+from db.refusals import Missing, Refused, Stale
+from db.scope import OWNER, owner_column, predicate, readable
+from db.session import Operation, Session
+
+Record: TypeAlias = Row[*tuple[Any, ...]]
+Returning: TypeAlias = (
+    ReturningInsert[*tuple[Any, ...]]
+    | ReturningUpdate[*tuple[Any, ...]]
+    | ReturningDelete[*tuple[Any, ...]]
+)
+
+EVENTS = AuditEvent.__table__
+IDS = sa.bindparam("ids", type_=ARRAY(sa.Uuid()))
+ROWS = sa.cast(sa.bindparam("rows", type_=sa.Text()), JSONB)
+
+
+async def insert(
+    session: Session, table: Table, rows: Sequence[Mapping[str, object]]
+) -> list[Record]:
+    """Store rows of the session's owner; what a row leaves out gets the column's default.
+
+    Returns them in the order given. Raises IntegrityError.
+    """
+    if not rows:
+        return []
+    given = [{"n": n, **row} for n, row in enumerate(rows)]
+    stored = list(await session.execute(_insertion(table), _parameters(session, "create", given)))
+    announce(session, table, stored, "insert")
+    return stored
+
+
+async def update(
+    session: Session,
+    table: Table,
+    ids: UUID | Sequence[UUID],
+    values: Mapping[str, object],
+    *,
+    expected_version: int | None = None,
+    where: ColumnElement[bool] | None = None,
+    action: str = "update",
+) -> list[Record]:
+    """Give live rows new values, which may be SQL expressions; raises their version.
+
+    Returns the rows that were changed, in the order of `ids`: those that exist, are at the
+    expected version and satisfy `where`.
+    """
+    wanted = [ids] if isinstance(ids, UUID) else list(dict.fromkeys(ids))
+    if not wanted:
+        return []
+    statement = _touched(table, values).where(predicate(table), table.c.id == sa.any_(IDS))
+    if expected_version is not None:
+        statement = statement.where(table.c.version == sa.bindparam("expected_version"))
+    if where is not None:
+        statement = statement.where(where)
+    parameters = {"ids": wanted, "expected_version": expected_version}
+    changed = recorded_update(table, statement, values)
+    rows = await session.execute(changed, _parameters(session, action) | parameters)
+    if not is_bookkeeping(table, values):
+        announce(session, table, rows, "delete" if action == "delete" else "update")
+    found = {row.id: row for row in rows}
+    return [found[identifier] for identifier in wanted if identifier in found]
+
+
+async def update_one(
+    session: Session,
+    table: Table,
+    identifier: UUID,
+    values: Mapping[str, object],
+    *,
+    expected_version: int | None = None,
+    action: str = "update",
+) -> Record:
+    """`update` of one row. Raises Missing, and Stale when it is at another version."""
+    rows = await update(
+        session, table, identifier, values, expected_version=expected_version, action=action
+    )
+    if not rows:
+        raise (await _reasons(session, table, [identifier]))[identifier]
+    return rows[0]
+
+
+async def update_each(
+    session: Session,
+    table: Table,
+    changes: Sequence[tuple[UUID, int | None, Mapping[str, object]]],
+) -> list[Record | Refused]:
+    """Give each row its own values, in one statement. A change is an id, a version or None, values.
+
+    Returns for every change the row as it became, or Missing or Stale, in the order given.
+    """
+    if not changes:
+        return []
+    if len({identifier for identifier, _, _ in changes}) < len(changes):
+        raise ValueError("one change per row")
+    names = {name for _, _, values in changes for name in values}
+    given = [
+        {"n": n, "id": identifier, "expected_version": version, "named": list(values), **values}
+        for n, (identifier, version, values) in enumerate(changes)
+    ]
+    statement = _update_each(table, tuple(sorted(names)))
+    rows = await session.execute(statement, _parameters(session, "update", given))
+    announce(session, table, rows, "update")
+    done: dict[UUID, Record | Refused] = {row.id: row for row in rows}
+    left = [identifier for identifier, _, _ in changes if identifier not in done]
+    if left:
+        done |= await _reasons(session, table, left)
+    return [done[identifier] for identifier, _, _ in changes]
+
+
+async def remove(session: Session, table: Table, ids: Sequence[UUID]) -> int:
+    """Delete rows for good and return how many there were."""
+    if not ids:
+        return 0
+    statement = _removal(table)
+    rows = await session.execute(statement, _parameters(session, "delete") | {"ids": list(ids)})
+    announce(session, table, rows, "delete")
+    return len(rows)
+
+
+async def _reasons(
+    session: Session, table: Table, ids: Sequence[UUID]
+) -> dict[UUID, Missing | Stale]:
+    """Why rows were not changed: they are not there, or at another version."""
+    entity = table.info["entity"]
+    statement = readable(table, *shown(table)).where(table.c.id == sa.any_(IDS))
+    current = {row.id: row for row in await session.execute(statement, {"ids": list(ids)})}
+    return {
+        identifier: Stale(entity, current[identifier]._asdict())
+        if identifier in current
+        else Missing(entity)
+        for identifier in ids
+    }
+
+
+# What db.trees uses as well.
+
+
+def shown(table: Table) -> list[ColumnElement[Any]]:
+    """The columns a write returns: all that are not computed for the index's sake."""
+    return [column for column in table.c if column.computed is None]
+
+
+def is_bookkeeping(table: Table, names: Mapping[str, object] | Sequence[str]) -> bool:
+    """Whether writing these columns is no change worth a version or an event."""
+    return bool(names) and all(table.c[name].info.get("bookkeeping") for name in names)
+
+
+def raised(table: Table) -> dict[str, ColumnElement[Any]]:
+    """The values every change sets."""
+    if "version" not in table.c:
+        return {}
+    return {"version": table.c.version + 1, "updated_at": sa.func.now()}
+
+
+def recorded_update(
+    table: Table,
+    statement: sa.Update,
+    names: Mapping[str, object] | Sequence[str],
+    *,
+    returning: Sequence[ColumnElement[Any]] | None = None,
+    name: str = "changed",
+) -> sa.Select[*tuple[Any, ...]]:
+    """A select of the rows an update changed, which also stores their audit events."""
+    wanted = returning or shown(table)
+    if is_bookkeeping(table, names) or not table.info["audited"]:
+        changed = statement.returning(*wanted).cte(name)
+        return sa.select(*(changed.c[column.key] for column in wanted))
+    columns = [one for one in [*names, *raised(table)] if _audited(table.c[one])]
+    before = sa.func.jsonb_build_object(*_pairs(columns, "old")).label("before_")
+    after = sa.func.jsonb_build_object(*_pairs(columns, "new")).label("after_")
+    changed = statement.returning(*wanted, before, after).cte(name)
+    return _recorded(
+        table,
+        changed,
+        wanted,
+        before=_difference(changed.c.before_, changed.c.after_),
+        after=_difference(changed.c.after_, changed.c.before_),
+    )
+
+
+def announce(session: Session, table: Table, rows: Sequence[Record], operation: Operation) -> None:
+    """Tell subscribers of the rows' scopes, if the table has any."""
+    scope = table.info["notify"]
+    if scope is None:
+        return
+    by_scope: dict[UUID, list[UUID]] = {}
+    for row in rows:
+        by_scope.setdefault(row._mapping[scope], []).append(row.id)
+    for scope_id, ids in by_scope.items():
+        session.notify(table.info["entity"], scope_id, ids, operation)
+
+
+def author_parameters(session: Session, action: str) -> dict[str, object]:
+    """The facts of an audit event. Raises RuntimeError for a session without an author."""
+    author = session.author
+    if author is None:
+        raise RuntimeError("A change needs an author.")
+    return {
+        "action": action,
+        "actor_kind": author.kind,
+        "actor_id": author.id,
+        "request_id": author.request_id,
+    }
+
+
+# Building statements.
+
+
+def _parameters(
+    session: Session, action: str, rows: Sequence[Mapping[str, object]] | None = None
+) -> dict[str, object]:
+    parameters = author_parameters(session, action)
+    if rows is not None:
+        parameters["rows"] = json.dumps(
+            rows, default=_plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+    return parameters
+
+
+def _plain(value: object) -> object:
+    """What JSON lacks, as PostgreSQL reads it."""
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+@lru_cache
+def _insertion(table: Table) -> sa.Select[*tuple[Any, ...]]:
+    columns = [column for column in shown(table) if column.name != "owner_id"]
+    source = _record_set([sa.column("n", sa.Integer()), *columns])
+    # Ids are made before the insert, so that the rows can be put back in order after it.
+    given = sa.select(source.c.n, *(_or_default(source, column) for column in columns)).cte("given")
+    owner = [OWNER.label("owner_id")] if "owner_id" in table.c else []
+    names = [*(one.name for one in owner), *(column.name for column in columns)]
+    rows = sa.select(*owner, *(given.c[column.name] for column in columns)).order_by(given.c.n)
+    stored = sa.insert(table).from_select(names, rows).returning(*shown(table)).cte("stored")
+    whole = sa.func.jsonb_build_object(*_pairs(_audited_names(table), "stored"))
+    recorded = _recorded(table, stored, shown(table), before=sa.null(), after=whole)
+    return recorded.join_from(stored, given, stored.c.id == given.c.id).order_by(given.c.n)
+
+
+@lru_cache
+def _update_each(table: Table, names: tuple[str, ...]) -> sa.Select[*tuple[Any, ...]]:
+    source = _record_set(
+        [
+            sa.column("id", sa.Uuid()),
+            sa.column("expected_version", sa.Integer()),
+            sa.column("named", JSONB()),
+            *(table.c[name] for name in names),
+        ]
+    )
+    given = sa.select(*source.c).cte("given")
+    # Locked in one order, so that two bulk updates wait for each other instead of deadlocking.
+    locked = (
+        sa.select(table.c.id)
+        .where(predicate(table), table.c.id.in_(sa.select(given.c.id)))
+        .order_by(table.c.id)
+        .with_for_update()
+        .cte("locked")
+    )
+    values = {
+        name: sa.case(
+            (given.c.named.has_key(sa.literal_column(f"'{name}'")), given.c[name]),
+            else_=table.c[name],
+        )
+        for name in names
+    }
+    statement = _touched(table, values).where(
+        predicate(table),
+        table.c.id == given.c.id,
+        table.c.id.in_(sa.select(locked.c.id)),
+    )
+    if "version" in table.c:
+        expected = given.c.expected_version
+        statement = statement.where(sa.or_(expected.is_(None), table.c.version == expected))
+    return recorded_update(table, statement, names)
+
+
+@lru_cache
+def _removal(table: Table) -> sa.Select[*tuple[Any, ...]]:
+    removed = (
+        sa.delete(table)
+        .where(predicate(table, deleted=None), table.c.id == sa.any_(IDS))
+        .returning(*shown(table))
+        .cte("removed")
+    )
+    whole = sa.func.jsonb_build_object(*_pairs(_audited_names(table), "removed"))
+    return _recorded(table, removed, shown(table), before=whole, after=sa.null())
+
+
+def _touched(table: Table, values: Mapping[str, object]) -> sa.Update:
+    extra = {} if is_bookkeeping(table, values) else raised(table)
+    return sa.update(table).values({**values, **extra})
+
+
+def _recorded(
+    table: Table,
+    rows: CTE,
+    wanted: Sequence[ColumnElement[Any]],
+    *,
+    before: ColumnElement[Any],
+    after: ColumnElement[Any],
+) -> sa.Select[*tuple[Any, ...]]:
+    """Select the rows of a write, and store an event for each unless the table has none."""
+    selected = sa.select(*(rows.c[column.key] for column in wanted))
+    if not table.info["audited"]:
+        return selected
+    event = {
+        "owner_id": rows.c[owner_column(table).name],
+        "actor_kind": sa.bindparam("actor_kind", type_=sa.Text()),
+        "actor_id": sa.bindparam("actor_id", type_=sa.Uuid()),
+        "action": sa.bindparam("action", type_=sa.Text()),
+        "entity_type": sa.literal_column(f"'{table.info['entity']}'"),
+        "entity_id": rows.c.id,
+        "before": before,
+        "after": after,
+        "request_id": sa.bindparam("request_id", type_=sa.Text()),
+    }
+    values = sa.select(*(value.label(f"{name}_") for name, value in event.items()))
+    stored = sa.insert(EVENTS).from_select(list(event), values.select_from(rows))
+    return selected.add_cte(stored.cte(f"{rows.name}_events"))
+
+
+def _record_set(columns: Sequence[ColumnElement[Any]]) -> sa.TableValuedAlias:
+    typed = [sa.column(column.key or "", column.type) for column in columns]
+    return (
+        sa.func.jsonb_to_recordset(ROWS)
+        .table_valued(*typed)
+        .render_derived(name="record", with_types=True)
+    )
+
+
+def _or_default(source: sa.TableValuedAlias, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    value = source.c[column.key or ""]
+    default = getattr(column, "server_default", None)
+    if default is None:
+        return value
+    return sa.func.coalesce(value, default.arg).label(column.key)
+
+
+def _audited(column: ColumnElement[Any]) -> bool:
+    """Ids are on the event itself."""
+    return column.key not in {"id", "owner_id"} and column.info.get("audited", True)
+
+
+def _audited_names(table: Table) -> list[str]:
+    return [column.name for column in table.c if _audited(column)]
+
+
+def _pairs(names: Sequence[str], row: str) -> list[ColumnElement[Any]]:
+    """Key, value, key, value: literal names, as they are the same in every run of a statement."""
+    return [sa.literal_column(text) for name in names for text in (f"'{name}'", f'{row}."{name}"')]
+
+
+def _difference(ours: ColumnElement[Any], theirs: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The entries of one jsonb object that are not the same in the other."""
+    entry = sa.func.jsonb_each(ours).table_valued(
+        sa.column("key", sa.Text()), sa.column("value", JSONB())
+    )
+    return (
+        sa.select(sa.func.jsonb_object_agg(entry.c.key, entry.c.value))
+        .where(entry.c.value.is_distinct_from(theirs.op("->")(entry.c.key)))
+        .scalar_subquery()
+    )
