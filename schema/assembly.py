@@ -9,7 +9,7 @@ from typing import Any
 
 import strawberry
 
-from schema.filters import FilterTypes
+from schema.filter_types import FilterTypes
 from schema.mirror import MIRRORS, Mirror, finish_columns, type_check
 from schema.pages import PageInfo
 from schema.relations import RelationField, finish_field

@@ -108,9 +108,7 @@ class Context:
             services.engine,
             actor.owner_id if actor else None,
             services.options,
-            author=Author("user" if actor.kind == "user" else "key", actor.id, request_id)
-            if actor
-            else None,
+            author=_author(actor, request_id) if actor else None,
             recorder=recorder,
         )
         self._loaders = Loaders(self._session)
@@ -164,7 +162,7 @@ class Context:
         """Go on as a person who has just signed up or logged in; nothing may be open."""
         self.actor = actor
         self._session.owner_id = actor.owner_id
-        self._session.author = Author("user", actor.id, self.request_id)
+        self._session.author = _author(actor, self.request_id)
 
     async def renew(self) -> None:
         """After a write: end the snapshot and forget what was loaded."""
@@ -178,6 +176,12 @@ class Context:
             raw: GraphQLResolveInfo[Context] = info._raw_info
             self._names = field_names(raw.operation, raw.fragments)
         return self._names
+
+
+def _author(actor: Actor, request_id: str) -> Author:
+    if actor.kind == "key":
+        return Author("key", actor.id, request_id)
+    return Author("user", actor.owner_id, request_id)
 
 
 def field_names(

@@ -4,15 +4,12 @@ Conditions have two truth values: `neq`, `notIn`, `none` and `not` are the exact
 `eq`, `in`, `some` and the condition within, also where a column is null.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
-from datetime import datetime
 from enum import Enum
-from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import strawberry
 from sqlalchemy import (
     ColumnElement,
     FromClause,
@@ -31,10 +28,11 @@ from db import scope
 from db.base import column_fields
 from schema import ids
 from schema.errors import ErrorCode, RequestError, bad_input
-from schema.mirror import Mirror, OrderTerm, bare, by_table, graphql_type
-from schema.scalars import JSON, BigInt, clean_text
+from schema.mirror import Mirror, bare, by_table
+from schema.scalars import clean_text
 
 if TYPE_CHECKING:
+    from schema.filter_types import FilterTypes
     from schema.relations import Relation
 
 MAX_CONDITIONS = 100
@@ -52,177 +50,14 @@ class Condition:
     clause: Clause
 
 
-@strawberry.enum(description="The direction of an order.")
-class OrderDirection(Enum):
-    """Ascending orders put nulls last, descending ones first."""
+def compile_filter(types: "FilterTypes", value: object) -> Condition:
+    """Check a filter and turn it into a condition.
 
-    ASC = strawberry.enum_value("asc", description="Smallest first, nulls last.")
-    DESC = strawberry.enum_value("desc", description="Greatest first, nulls first.")
-
-
-_EQUALITY = ("eq", "neq", "in_", "not_in", "is_null")
-_RANGE = ("gt", "gte", "lt", "lte")
-
-_DESCRIPTIONS = {
-    "eq": "Equal to this.",
-    "neq": "Not equal to this; a null is not equal to anything.",
-    "in_": "One of these.",
-    "not_in": "None of these; a null is none of them.",
-    "is_null": "Whether it is null.",
-    "gt": "Greater than this.",
-    "gte": "Greater than or equal to this.",
-    "lt": "Less than this.",
-    "lte": "Less than or equal to this.",
-    "contains": "Contains this text, in any case. Wildcards mean themselves.",
-    "starts_with": "Starts with this text, in any case. Wildcards mean themselves.",
-    "has_any": "Holds at least one of these.",
-    "has_all": "Holds all of these.",
-}
-
-
-def input_type(
-    name: str, description: str, members: Mapping[str, tuple[Any, str]], *, origin: str
-) -> type:
-    """A Strawberry input whose members are all optional: Python name → type and description."""
-    namespace: dict[str, Any] = {"__annotations__": {}, "__module__": origin}
-    for member, (type_, text) in members.items():
-        namespace["__annotations__"][member] = type_ | None
-        namespace[member] = strawberry.field(
-            default=UNSET, name=to_camel_case(member.rstrip("_")), description=text
-        )
-    return strawberry.input(type(name, (), namespace), name=name, description=description)
-
-
-@cache
-def scalar_filter(type_: Any) -> type:
-    """The filter of all columns that have this GraphQL type."""
-    if type_ == JSON:
-        members = {
-            "contains": (JSON, "Contains this JSON value, as jsonb's `@>` does."),
-            "is_null": (bool, _DESCRIPTIONS["is_null"]),
-        }
-        return input_type("JSONFilter", "Conditions on JSON.", members, origin=__name__)
-    names = {str: "String", bool: "Boolean", int: "Int", float: "Float", datetime: "DateTime"}
-    label = names.get(type_, getattr(type_, "__name__", str(type_)))
-    operators: tuple[str, ...] = _EQUALITY
-    if type_ in (int, float, str, datetime, BigInt):
-        operators += _RANGE
-    if type_ is str:
-        operators += ("contains", "starts_with")
-    if type_ is bool:
-        operators = ("eq", "neq", "is_null")
-    members = {
-        operator: (_operand(type_, operator), _DESCRIPTIONS[operator]) for operator in operators
-    }
-    description = f"Conditions on {label}, all of which must hold."
-    return input_type(f"{label}Filter", description, members, origin=__name__)
-
-
-def _operand(type_: Any, operator: str) -> Any:
-    if operator == "is_null":
-        return bool
-    return list[type_] if operator in ("in_", "not_in") else type_
-
-
-@cache
-def list_filter(item: Any) -> type:
-    """The filter of columns that are lists of texts or of enum values."""
-    members = {
-        "has_any": (list[item], _DESCRIPTIONS["has_any"]),
-        "has_all": (list[item], _DESCRIPTIONS["has_all"]),
-    }
-    label = "String" if item is str else item.__name__
-    return input_type(f"{label}ListFilter", "Conditions on a list.", members, origin=__name__)
-
-
-class FilterTypes:
-    """The filter and order inputs of one mirror."""
-
-    def __init__(self, mirror: Mirror) -> None:
-        self.mirror = mirror
-        name = mirror.name
-        self.filter: Any = type(f"{name}Filter", (), {"__module__": __name__, "mirror": mirror})
-        self.relation = input_type(
-            f"{name}RelationFilter",
-            f"Conditions on related rows of type {name}.",
-            {
-                "some": (self.filter, "At least one related row meets this."),
-                "none": (self.filter, "No related row meets this."),
-            },
-            origin=__name__,
-        )
-        self.order: type | None = None
-        if mirror.order_by:
-            members = {
-                column.upper(): strawberry.enum_value(
-                    column, description=column_fields(mirror.model)[column].description
-                )
-                for column in mirror.order_by
-            }
-            named: Any = Enum
-            column_enum = strawberry.enum(
-                named(f"{name}OrderField", members),
-                description=f"What {name} rows can be ordered by.",
-            )
-            self.order = _order_type(name, column_enum)
-
-    def finish(
-        self, relations: Mapping[str, "Relation"], types: Mapping[Mirror, "FilterTypes"]
-    ) -> None:
-        """Give the filter its members, once every mirror has its types."""
-        own: Any = self.filter
-        members: dict[str, tuple[Any, str]] = {
-            "and_": (list[own], "All of these hold."),
-            "or_": (list[own], "At least one of these holds."),
-            "not_": (self.filter, "This does not hold."),
-        }
-        self.conditions: dict[str, Callable[[Any], Condition]] = {}
-        mirror = self.mirror
-        for name in mirror.columns:
-            type_ = graphql_type(mirror.model, name)
-            item = list_item(mirror, name)
-            members[name] = (
-                list_filter(item) if item else scalar_filter(type_),
-                f"Conditions on `{to_camel_case(name)}`.",
-            )
-        for name, relation in relations.items():
-            if relation.foreign_key and relation.foreign_key not in members:
-                members[relation.foreign_key] = (
-                    scalar_filter(strawberry.ID),
-                    f"Conditions on the id of `{to_camel_case(name)}`.",
-                )
-            members[name] = (
-                types[relation.target].relation,
-                f"Conditions on `{to_camel_case(name)}`.",
-            )
-        self.members = members
-        self.relations = relations
-        self.types = types
-        annotations: dict[str, Any] = {}
-        for member, (type_, text) in members.items():
-            annotations[member] = type_ | None
-            setattr(
-                self.filter,
-                member,
-                strawberry.field(
-                    default=UNSET, name=to_camel_case(member.rstrip("_")), description=text
-                ),
-            )
-        self.filter.__annotations__ = annotations
-        strawberry.input(
-            self.filter,
-            name=self.filter.__name__,
-            description=f"Conditions on {mirror.name}, all of which must hold.",
-        )
-
-    def compile(self, value: object) -> Condition:
-        """Check a filter and turn it into a condition.
-
-        Raises:
-            RequestError: a null where a value is needed, a text that cannot be stored, a bad id,
-                or more than `MAX_CONDITIONS` conditions.
-        """
-        return _Compiler().condition(self, value, 0)
+    Raises:
+        RequestError: a null where a value is needed, a text that cannot be stored, a bad id,
+            or more than `MAX_CONDITIONS` conditions.
+    """
+    return _Compiler().condition(types, value, 0)
 
 
 class _Compiler:
@@ -231,13 +66,13 @@ class _Compiler:
     def __init__(self) -> None:
         self.count = 0
 
-    def condition(self, types: FilterTypes, value: object, depth: int) -> Condition:
+    def condition(self, types: "FilterTypes", value: object, depth: int) -> Condition:
         if depth > MAX_DEPTH:
             raise bad_input(f"A filter must not be nested deeper than {MAX_DEPTH} levels.")
         parts = [self._member(types, name, given, depth) for name, given in given_members(value)]
         return _all(parts)
 
-    def _member(self, types: FilterTypes, name: str, given: Any, depth: int) -> Condition:
+    def _member(self, types: "FilterTypes", name: str, given: Any, depth: int) -> Condition:
         self.count += 1
         if self.count > MAX_CONDITIONS:
             raise bad_input(f"A filter has at most {MAX_CONDITIONS} conditions.")
@@ -253,7 +88,7 @@ class _Compiler:
         return _column_condition(types, name, given, self)
 
     def _related(
-        self, types: FilterTypes, relation: "Relation", given: object, depth: int
+        self, types: "FilterTypes", relation: "Relation", given: object, depth: int
     ) -> Condition:
         parts = []
         for quantifier, inner in given_members(given):
@@ -308,14 +143,8 @@ def _exists(relation: "Relation", condition: Condition) -> Condition:
     return Condition(("some", id(relation), condition.key), clause)
 
 
-def list_item(mirror: Mirror, name: str) -> Any:
-    """The item type of a list column, None for others."""
-    type_ = graphql_type(mirror.model, name)
-    return type_.__args__[0] if getattr(type_, "__origin__", None) is list else None
-
-
 def _column_condition(
-    types: FilterTypes, name: str, given: object, compiler: _Compiler
+    types: "FilterTypes", name: str, given: object, compiler: _Compiler
 ) -> Condition:
     column = types.mirror.table.columns[name]
     parts = []
@@ -336,7 +165,7 @@ def _column_condition(
     return _all(parts)
 
 
-def _operand_value(types: FilterTypes, name: str, operator: str, operand: Any) -> Any:
+def _operand_value(types: "FilterTypes", name: str, operator: str, operand: Any) -> Any:
     if operator == "is_null":
         return operand
     if isinstance(operand, list):
@@ -348,7 +177,7 @@ def _operand_value(types: FilterTypes, name: str, operator: str, operand: Any) -
     return _scalar(types, name, operand)
 
 
-def _scalar(types: FilterTypes, name: str, value: Any) -> Any:
+def _scalar(types: "FilterTypes", name: str, value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
@@ -402,22 +231,3 @@ _OPERATORS: dict[str, Callable[[ColumnElement[Any], Any], ColumnElement[bool]]] 
     "has_any": lambda column, values: or_(not_(true()), *(column.contains([v]) for v in values)),
     "has_all": lambda column, values: column.contains(values),
 }
-
-
-def _order_type(name: str, columns: Any) -> type:
-    namespace = {
-        "__annotations__": {"field": columns, "direction": OrderDirection},
-        "__module__": __name__,
-        "field": strawberry.field(description="What to order by."),
-        "direction": strawberry.field(default=OrderDirection.ASC, description="Which way."),
-    }
-    order = type(f"{name}Order", (), namespace)
-    description = f"One key of an order of {name}."
-    return strawberry.input(order, name=f"{name}Order", description=description)
-
-
-def order_terms(given: list[Any] | None) -> tuple[OrderTerm, ...]:
-    """The terms of an `orderBy` argument."""
-    return tuple(
-        OrderTerm(item.field.value, item.direction is OrderDirection.DESC) for item in given or ()
-    )

@@ -53,6 +53,8 @@ class Mirror:
     private: frozenset[str]
     order_by: tuple[str, ...]
     default_order: tuple[OrderTerm, ...]
+    always: frozenset[str] = frozenset()
+    """Shown columns that hand-written resolvers need, whatever the document asks for."""
     columns: tuple[str, ...] = ()
     """The shown columns, `id` included."""
     relations: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Mirror:
             and (
                 names is None
                 or column.name not in shown
+                or column.name in self.always
                 or _is_key(column)
                 or to_camel_case(column.name) in names
             )
@@ -115,6 +118,7 @@ def mirror(
     private: Collection[str] = (),
     order_by: Sequence[str] = (),
     default_order: Sequence[str] = ("created_at",),
+    always: Collection[str] = (),
 ) -> Callable[[T], T]:
     """Declare the GraphQL type of a table. A `-` in `default_order` means descending."""
 
@@ -127,6 +131,7 @@ def mirror(
             default_order=tuple(
                 OrderTerm(name.removeprefix("-"), name.startswith("-")) for name in default_order
             ),
+            always=frozenset(always),
         )
         return cls
 

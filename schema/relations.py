@@ -22,7 +22,7 @@ from strawberry.types.unset import UNSET
 from db.base import Base, column_fields
 from schema import ids
 from schema.errors import ErrorCode, RequestError
-from schema.filters import FilterTypes, order_terms
+from schema.filter_types import FilterTypes, order_terms
 from schema.loaders import ROOT, Loaders
 from schema.mirror import MIRRORS, Mirror, OrderTerm, by_table
 from schema.pages import MAX_PAGE, Order, request_page
