@@ -1,0 +1,306 @@
+"""Running a prepared operation: the same for every transport.
+
+``Runner.plan`` decides whether a request may run at all; ``execute`` and ``subscribe`` run it.
+Each operation, and each event of a subscription, has a context of its own: one snapshot, fresh
+loaders, a connection held no longer than the work takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from time import perf_counter
+from typing import Any, Protocol, Self, TypeGuard, cast, runtime_checkable
+
+import orjson
+import structlog
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    GraphQLError,
+    OperationType,
+    create_source_event_stream,
+)
+from graphql.execution import Executor
+from strawberry import Schema
+from strawberry.execution import optimized_is_awaitable
+
+from server.documents import Documents, Operation
+from server.failures import Failure, failure, present, reveal
+from server.guard import too_complex
+from server.requests import GraphQLRequest, find_nul
+
+__all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
+
+log = structlog.get_logger("engram.operations")
+MAX_COERCION_ERRORS = 20
+# Strawberry's own test, quicker than graphql-core's on plain values.
+IS_AWAITABLE = cast(Callable[[Any], TypeGuard[Awaitable[Any]]], optimized_is_awaitable)
+
+
+class OperationSession(Protocol):
+    """What running an operation needs to know of its database session."""
+
+    @property
+    def statements(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def milliseconds(self) -> float: ...
+    async def cancel(self) -> None: ...
+
+
+class OperationActor(Protocol):
+    """Who runs an operation, for the log."""
+
+    @property
+    def id(self) -> object: ...
+
+
+class OperationContext(AbstractAsyncContextManager[Any], Protocol):
+    """The context of one operation, or of one event of a subscription."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def anonymous_session(self) -> OperationSession: ...
+    @property
+    def actor(self) -> OperationActor | None: ...
+
+
+ContextFactory = Callable[[], OperationContext]
+
+
+@runtime_checkable
+class Event(Protocol):
+    """What a subscription's source yields: a change by its id, read again for each subscriber."""
+
+    async def load(self, context: Any) -> object | None:
+        """The root value, or None when the subscriber may not see it, or no longer."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response: with ``data`` when the operation ran, and without when it was refused."""
+
+    data: object = None
+    executed: bool = False
+    errors: list[Failure] = field(default_factory=list)
+    extensions: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def refusal(cls, *errors: Failure) -> Self:
+        return cls(errors=list(errors))
+
+    async def alone(self) -> AsyncGenerator[Answer, None]:
+        """This answer as a stream."""
+        yield self
+
+    @property
+    def body(self) -> dict[str, object]:
+        body: dict[str, object] = {}
+        if self.errors:
+            body["errors"] = self.errors
+        if self.executed:
+            body["data"] = self.data
+        if self.extensions:
+            body["extensions"] = self.extensions
+        return body
+
+    def encode(self, request_id: str) -> bytes:
+        """The response as JSON. Data that JSON cannot hold is a fault of the server."""
+        try:
+            return orjson.dumps(self.body, default=str_of_uuid)
+        except TypeError as error:
+            masked = reveal([GraphQLError("", original_error=error)], request_id)
+            return orjson.dumps({"errors": masked, "data": None})
+
+
+def str_of_uuid(value: object) -> str:
+    """The driver's own UUID class, which orjson does not know."""
+    if type(value).__name__ == "UUID":
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A request that may run."""
+
+    document: DocumentNode
+    operation: Operation
+    variables: Mapping[str, object]
+    cost: int
+
+    @property
+    def kind(self) -> OperationType:
+        return self.operation.kind
+
+
+class Runner:
+    """Runs operations against one schema."""
+
+    def __init__(self, schema: Schema, documents: Documents, *, development: bool = False) -> None:
+        self.schema = schema
+        self.documents = documents
+        self.development = development
+
+    def plan(self, request: GraphQLRequest, *, may_hold_nul: bool = True) -> Planned | Answer:
+        """Decide whether a request may run; an answer says why it may not.
+
+        ``may_hold_nul`` False saves the walk over the variables when the transport has seen
+        that the body has no such character.
+        """
+        prepared = self.documents.prepare(request.query)
+        if prepared.errors:
+            return Answer.refusal(*prepared.errors)
+        operation = prepared.select(request.operation_name)
+        if not isinstance(operation, Operation):
+            return Answer.refusal(operation)
+        bad = find_nul(request.variables) if may_hold_nul else None
+        if bad is not None:
+            return Answer.refusal(bad)
+        cost = operation.cost.evaluate(request.variables)
+        bound = self.documents.limits.cost
+        if cost > bound:
+            return Answer.refusal(present(too_complex("cost", cost, bound), ""))
+        return Planned(prepared.document, operation, request.variables, cost)
+
+    async def execute(self, planned: Planned, context: OperationContext) -> Answer:
+        """Run a query or a mutation in its context. Raises nothing but cancellation."""
+        started = perf_counter()
+        status = "cancelled"
+        try:
+            async with context:
+                answer = await self._execute(planned, context)
+            status = "errors" if answer.errors else "ok"
+        except Exception as error:
+            # Opening or closing the context failed; a mutation's own commit is inside of it.
+            answer = Answer(None, True, masked(error, context.request_id))
+            status = "failed"
+        finally:
+            self._log(planned, context, started, status)
+        return answer
+
+    async def _execute(self, planned: Planned, context: OperationContext) -> Answer:
+        executor = self._build(planned, context)
+        if isinstance(executor, Answer):
+            return executor
+        return await finish(executor, context.request_id)
+
+    async def subscribe(
+        self, planned: Planned, make_context: ContextFactory
+    ) -> AsyncGenerator[Answer, None]:
+        """Run a subscription: an answer per event.
+
+        One answer that was not executed means that the subscription was refused or broke, and is
+        the last. Close the iterator to end the subscription.
+        """
+        context = make_context()
+        started = perf_counter()
+        status = "cancelled"
+        try:
+            async with context:
+                executor = self._build(planned, context)
+                if isinstance(executor, Answer):
+                    status = "errors"
+                    yield executor
+                    return
+                stream = await source_of(executor)
+                if isinstance(stream, ExecutionResult):
+                    status = "errors"
+                    yield Answer(errors=reveal(stream.errors or (), context.request_id))
+                    return
+                async with aclosing(self._answers(executor, stream, make_context)) as answers:
+                    async for answer in answers:
+                        yield answer
+            status = "ok"
+        except Exception as error:
+            status = "failed"
+            yield Answer(errors=masked(error, context.request_id))
+        finally:
+            self._log(planned, context, started, status)
+
+    async def _answers(
+        self, executor: Executor[Any], stream: AsyncIterable[object], make_context: ContextFactory
+    ) -> AsyncGenerator[Answer, None]:
+        try:
+            async for event in stream:
+                async with make_context() as context:
+                    root = await event.load(context) if isinstance(event, Event) else event
+                    if root is None:
+                        continue
+                    per_event = executor.build_per_event_executor(root)
+                    per_event.context_value = context
+                    answer = await finish(per_event, context.request_id, serially=False)
+                yield answer
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _build(self, planned: Planned, context: OperationContext) -> Executor[Any] | Answer:
+        try:
+            executor = self.schema.execution_context_class.build(
+                self.schema._schema,
+                planned.document,
+                context_value=context,
+                raw_variable_values=dict(planned.variables),
+                operation_name=planned.operation.name,
+                max_coercion_errors=MAX_COERCION_ERRORS,
+                is_awaitable=IS_AWAITABLE,
+                hide_suggestions=not self.documents.suggestions,
+            )
+        except RecursionError:
+            message = "The variables are nested too deeply."
+            return Answer.refusal(failure(message, "BAD_USER_INPUT"))
+        if isinstance(executor, list):
+            return Answer.refusal(*(present(error, "BAD_USER_INPUT") for error in executor))
+        return executor
+
+    def _log(
+        self, planned: Planned, context: OperationContext, started: float, status: str
+    ) -> None:
+        session = context.anonymous_session
+        actor = context.actor
+        log.info(
+            "operation",
+            name=planned.operation.name,
+            type=planned.kind.value,
+            actor_id=str(actor.id) if actor is not None else None,
+            statements=session.statements,
+            rows=session.rows,
+            database_ms=round(session.milliseconds, 2),
+            milliseconds=round((perf_counter() - started) * 1000, 2),
+            cost=planned.cost,
+            status=status,
+            request_id=context.request_id,
+        )
+
+
+async def finish(
+    executor: Executor[Any], request_id: str, *, serially: bool | None = None
+) -> Answer:
+    """Execute what has been built, and make the result presentable."""
+    try:
+        outcome: object = executor.execute_operation(serially)
+        result = cast(ExecutionResult, await outcome if isawaitable(outcome) else outcome)
+    except Exception as error:
+        return Answer(None, True, masked(error, request_id))
+    return Answer(result.data, True, reveal(result.errors or (), request_id))
+
+
+async def source_of(executor: Executor[Any]) -> AsyncIterable[object] | ExecutionResult:
+    """The source of a subscription, or the errors that kept it from starting."""
+    stream: object = create_source_event_stream(executor)
+    if isawaitable(stream):
+        stream = await stream
+    return cast(AsyncIterable[object] | ExecutionResult, stream)
+
+
+def masked(error: Exception, request_id: str) -> list[Failure]:
+    """An exception outside of the execution of a field."""
+    located = error if isinstance(error, GraphQLError) else GraphQLError("", original_error=error)
+    return reveal([located], request_id)

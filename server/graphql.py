@@ -1,0 +1,229 @@
+"""GraphQL over HTTP: POST with JSON in, JSON or an event stream out; GET shows GraphiQL.
+
+Queries over GET are refused: they would be the one kind of request that a foreign page could
+send. So are the content types of browser forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from graphql import OperationType
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from db.session import DatabaseUnavailable
+from schema.context import Client
+from server.execution import Answer, Planned
+from server.failures import failure
+from server.identity import Identity, Unauthenticated, bearer_token
+from server.negotiation import GRAPHQL, JSON, Accepted, is_json_utf8, negotiate
+from server.operations import Caller, Operations
+from server.requests import BadRequest, GraphQLRequest, read_json
+from server.sse import send_events
+from server.wire import ClientGone, Refusal, read_body, send_bytes, send_json, stop_when_gone
+
+__all__ = ["GraphQLEndpoint", "HttpOptions", "client_of", "request_id_of"]
+
+HEADERS = {"vary": "Accept", "cache-control": "no-store"}
+NO_STREAM = (
+    "A subscription is answered over a WebSocket (graphql-transport-ws), or as an event stream "
+    "to a request that accepts text/event-stream."
+)
+Page = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """The bounds of a request and of a stream."""
+
+    max_body_bytes: int = 1024 * 1024
+    body_seconds: float = 10.0
+    max_batch: int = 0  # requests in a batch; 0 refuses batches
+    heartbeat_seconds: float = 12.0
+    check_seconds: float = 3.0  # how often the login of an open stream is looked at again
+
+
+class GraphQLEndpoint:
+    """The ASGI application behind ``/graphql``."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        identity: Identity,
+        options: HttpOptions,
+        page: Page | None = None,
+    ) -> None:
+        self.operations = operations
+        self.identity = identity
+        self.options = options
+        self.page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        accepted = negotiate(headers.get("accept"))
+        try:
+            if self.page is not None and scope["method"] == "GET" and accepted.html:
+                await self.page(scope, receive, send)
+                return
+            await self._post(scope, receive, send, headers, accepted)
+        except Refusal as refusal:
+            await send_json(
+                send,
+                refusal.status,
+                {"errors": [refusal.failure]},
+                accepted.json or JSON,
+                HEADERS | refusal.headers,
+            )
+        except ClientGone:
+            pass  # nobody is left to answer
+
+    async def _post(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, accepted: Accepted
+    ) -> None:
+        check_request(scope["method"], headers, accepted)
+        caller = await self._caller(scope, headers)
+        body = await read_body(
+            receive,
+            headers.get("content-length"),
+            max_bytes=self.options.max_body_bytes,
+            seconds=self.options.body_seconds,
+        )
+        try:
+            value = read_json(body)
+        except BadRequest as error:
+            raise Refusal(400, "BAD_REQUEST", str(error)) from None
+        may_hold_nul = b"\\u0000" in body
+        if isinstance(value, list):
+            answers = await self._batch(receive, value, caller, accepted, may_hold_nul)
+            parts = b",".join(answer.encode(caller.request_id) for answer in answers)
+            assert accepted.json is not None
+            await send_bytes(send, 200, b"[" + parts + b"]", accepted.json, HEADERS)
+            return
+        planned = self._plan(value, may_hold_nul)
+        subscribing = isinstance(planned, Planned) and planned.kind is OperationType.SUBSCRIPTION
+        if accepted.json is None or subscribing:
+            await self._stream(receive, send, planned, caller, accepted)
+            return
+        if isinstance(planned, Planned):
+            answer = await self._execute(receive, planned, caller)
+        else:
+            answer = planned
+        status = 400 if not answer.executed and accepted.json == GRAPHQL else 200
+        await send_bytes(send, status, answer.encode(caller.request_id), accepted.json, HEADERS)
+
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+        try:
+            actor = await self.identity.actor(bearer_token(headers.get("authorization")))
+        except Unauthenticated as error:
+            challenge = {"www-authenticate": 'Bearer error="invalid_token"'}
+            raise Refusal(401, "UNAUTHENTICATED", str(error), challenge) from None
+        except DatabaseUnavailable:
+            message = "The database is not available."
+            raise Refusal(503, "INTERNAL_SERVER_ERROR", message, {"retry-after": "2"}) from None
+        return Caller(actor, request_id_of(scope), client_of(scope, headers))
+
+    def _plan(self, value: object, may_hold_nul: bool) -> Planned | Answer:
+        try:
+            request = GraphQLRequest.read(value)
+        except BadRequest as error:
+            raise Refusal(400, "BAD_REQUEST", str(error)) from None
+        return self.operations.runner.plan(request, may_hold_nul=may_hold_nul)
+
+    async def _execute(self, receive: Receive, planned: Planned, caller: Caller) -> Answer:
+        run = self.operations.run(planned, caller)
+        if planned.kind is OperationType.MUTATION:
+            return await run.execute()  # a client that goes away does not stop a mutation
+        async with stop_when_gone(receive, run):
+            return await run.execute()
+
+    async def _stream(
+        self,
+        receive: Receive,
+        send: Send,
+        planned: Planned | Answer,
+        caller: Caller,
+        accepted: Accepted,
+    ) -> None:
+        if not accepted.events:
+            raise Refusal(406, "NOT_ACCEPTABLE", NO_STREAM)
+        if isinstance(planned, Answer):
+            answers = planned.alone()
+        elif planned.kind is OperationType.SUBSCRIPTION:
+            contexts = self.operations.contexts(caller)
+            answers = self.operations.runner.subscribe(planned, contexts)
+        else:
+            answers = self.operations.run(planned, caller).answers()
+        await send_events(
+            receive,
+            send,
+            answers,
+            request_id=caller.request_id,
+            headers={"vary": HEADERS["vary"]},
+            heartbeat_seconds=self.options.heartbeat_seconds,
+            check_seconds=self.options.check_seconds,
+            still_allowed=lambda: self.identity.still_valid(caller.actor),
+        )
+
+    async def _batch(
+        self,
+        receive: Receive,
+        entries: list[object],
+        caller: Caller,
+        accepted: Accepted,
+        may_hold_nul: bool,
+    ) -> list[Answer]:
+        """Answer the entries one after the other; a bad one answers for itself alone."""
+        most = self.options.max_batch
+        if most == 0:
+            raise Refusal(400, "BAD_REQUEST", "Batches are not enabled: send one request.")
+        if not 1 <= len(entries) <= most:
+            raise Refusal(400, "BAD_REQUEST", f"A batch holds 1 to {most} requests.")
+        if accepted.json is None:
+            raise Refusal(406, "NOT_ACCEPTABLE", "A batch is answered as JSON.")
+        answers: list[Answer] = []
+        for entry in entries:
+            try:
+                planned = self._plan(entry, may_hold_nul)
+            except Refusal as refusal:
+                planned = Answer.refusal(refusal.failure)
+            if isinstance(planned, Planned):
+                if planned.kind is OperationType.SUBSCRIPTION:
+                    planned = Answer.refusal(failure(NO_STREAM, "BAD_REQUEST"))
+                else:
+                    planned = await self._execute(receive, planned, caller)
+            answers.append(planned)
+        return answers
+
+
+def check_request(method: str, headers: Mapping[str, str], accepted: Accepted) -> None:
+    """What can be refused before the body is read. Raises Refusal."""
+    if method != "POST":
+        message = "GraphQL is asked for with POST."
+        raise Refusal(405, "METHOD_NOT_ALLOWED", message, {"allow": "POST"})
+    if accepted.json is None and not accepted.events:
+        types = f"{GRAPHQL}, {JSON} or, for a stream, text/event-stream"
+        raise Refusal(406, "NOT_ACCEPTABLE", f"The answer can be {types}.")
+    if not is_json_utf8(headers.get("content-type")):
+        message = "The body must be application/json in UTF-8."
+        raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", message)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        message = "The body must not be compressed."
+        raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", message)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that the request carries through logs and errors; see ``server.tracing``."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
+def client_of(scope: Scope, headers: Mapping[str, str]) -> Client:
+    """Where a request comes from; behind a proxy as the proxy says, if the server trusts it."""
+    address = scope.get("client")
+    agent = headers.get("user-agent")
+    return Client(
+        ip=address[0] if address else None,
+        user_agent=agent[:500].replace("\0", "") if agent else None,
+    )

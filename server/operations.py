@@ -1,0 +1,103 @@
+"""One caller's operation on its way: its context, what it cost, and how to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from graphql import OperationType
+
+from db.session import Recorder
+from schema.context import Actor, Client
+from server.execution import Answer, ContextFactory, OperationContext, Planned, Runner
+
+__all__ = ["Caller", "MakeContext", "Operations", "Run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and under which request id."""
+
+    actor: Actor | None
+    request_id: str
+    client: Client = field(default_factory=Client)
+
+
+class MakeContext(Protocol):
+    """Makes the context of one operation, in which nothing has been opened yet."""
+
+    def __call__(self, caller: Caller, recorder: Recorder | None) -> OperationContext: ...
+
+
+class Operations:
+    """Runs what callers ask for; shared by all transports."""
+
+    def __init__(self, runner: Runner, make_context: MakeContext) -> None:
+        self.runner = runner
+        self.make_context = make_context
+        self.unattended: set[asyncio.Task[Answer]] = set()
+
+    def run(self, planned: Planned, caller: Caller) -> Run:
+        return Run(self, planned, caller)
+
+    def contexts(self, caller: Caller) -> ContextFactory:
+        """Contexts for the events of a subscription."""
+        return lambda: self.make_context(caller, None)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for the mutations whose callers have gone."""
+        if self.unattended:
+            await asyncio.wait(self.unattended, timeout=seconds)
+
+
+class Run:
+    """A query or a mutation of one caller."""
+
+    def __init__(self, operations: Operations, planned: Planned, caller: Caller) -> None:
+        self.operations = operations
+        self.runner = operations.runner
+        self.planned = planned
+        self.statements: list[dict[str, object]] = []
+        recorder = self.record if self.runner.development else None
+        self.context = operations.make_context(caller, recorder)
+
+    def record(self, sql: str, *, rows: int, milliseconds: float) -> None:
+        self.statements.append({"sql": sql, "rows": rows, "milliseconds": round(milliseconds, 2)})
+
+    async def execute(self) -> Answer:
+        """The answer; in development with the statements that it cost."""
+        answer = await self.runner.execute(self.planned, self.context)
+        if self.runner.development and answer.executed:
+            session = self.context.anonymous_session
+            answer.extensions["engram"] = {
+                "cost": self.planned.cost,
+                "rows": session.rows,
+                "milliseconds": round(session.milliseconds, 2),
+                "statements": self.statements,
+            }
+        return answer
+
+    async def finish(self) -> Answer:
+        """The answer. When its caller is cancelled, a query stops and a mutation goes on."""
+        task = asyncio.create_task(self.execute())
+        if self.planned.kind is OperationType.MUTATION:
+            self.operations.unattended.add(task)
+            task.add_done_callback(self.operations.unattended.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self.planned.kind is not OperationType.MUTATION:
+                await self.cancel()
+                task.cancel()
+                await asyncio.wait({task})
+            raise
+
+    async def answers(self) -> AsyncGenerator[Answer, None]:
+        """The one answer, as a stream."""
+        yield await self.finish()
+
+    async def cancel(self) -> None:
+        """Stop the statement that is running, and refuse further ones."""
+        await self.context.anonymous_session.cancel()

@@ -1,0 +1,100 @@
+"""A GraphQL request as it came, checked as far as one can without knowing the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+import orjson
+
+from server.failures import Failure, failure
+
+__all__ = ["BadRequest", "GraphQLRequest", "find_nul", "read_json"]
+
+MAX_NAME = 255  # characters of an operation name
+
+
+class BadRequest(Exception):
+    """A body that is not a GraphQL request; the message says what is wrong with it."""
+
+    @property
+    def failure(self) -> Failure:
+        return failure(str(self), "BAD_REQUEST")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphQLRequest:
+    """What every transport hands over: a document and how to run it."""
+
+    query: str
+    operation_name: str | None = None
+    variables: Mapping[str, object] = field(default_factory=dict)
+    extensions: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, value: object) -> GraphQLRequest:
+        """Read a parsed JSON value. Raises BadRequest naming the first bad member."""
+        if not is_object(value):
+            raise BadRequest("A GraphQL request is a JSON object.")
+        query = value.get("query")
+        if not isinstance(query, str):
+            raise BadRequest("query must be a string.")
+        if not query.strip():
+            raise BadRequest("query must not be empty.")
+        name = value.get("operationName")
+        if name is not None and not isinstance(name, str):
+            raise BadRequest("operationName must be a string or null.")
+        if name is not None and len(name) > MAX_NAME:
+            raise BadRequest(f"operationName must be at most {MAX_NAME} characters.")
+        variables = value.get("variables")
+        if variables is not None and not is_object(variables):
+            raise BadRequest("variables must be an object or null.")
+        extensions = value.get("extensions")
+        if extensions is not None and not is_object(extensions):
+            raise BadRequest("extensions must be an object or null.")
+        return cls(query, name, variables or {}, extensions or {})
+
+
+def is_object(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)
+
+
+def read_json(body: bytes | str) -> object:
+    """Parse JSON strictly. Raises BadRequest.
+
+    orjson refuses what Python's own parser lets through: NaN, Infinity, numbers too large for a
+    double, lone surrogates, nesting deeper than 1,024.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The body is not valid JSON: {error.msg}.") from None
+
+
+def find_nul(variables: Mapping[str, object]) -> Failure | None:
+    """The first string or key with a NUL character, which PostgreSQL cannot store."""
+    todo: list[tuple[str, object]] = list(variables.items())
+    while todo:
+        place, value = todo.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                return nul_failure(place)
+        elif isinstance(value, list):
+            todo.extend((f"{place}.{index}", item) for index, item in enumerate(value))
+        elif is_object(value):
+            if any("\0" in key for key in value):
+                return nul_failure(place)
+            todo.extend((f"{place}.{key}", item) for key, item in value.items())
+    return None
+
+
+def nul_failure(place: str) -> Failure:
+    name, *path = place.split(".")
+    where = f"Variable '${name}' has invalid value" + (f" at '{place}'" if path else "")
+    return failure(
+        f"{where}: text must not hold the character U+0000.",
+        "BAD_USER_INPUT",
+        variable=name,
+        path=path,
+    )
