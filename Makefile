@@ -1,0 +1,47 @@
+# The two commands: `make run` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCKS := requirements.lock requirements-dev.lock
+
+.PHONY: run test check format lock assets
+
+run: .venv/run.stamp assets
+	@$(BIN)/python -m server serve
+
+test: .venv/dev.stamp
+	@$(BIN)/pytest -n auto $(ARGS)
+
+check: .venv/dev.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q -n 0 tests/structure
+
+format: .venv/dev.stamp
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# GraphiQL's files come from npm; without it the page takes them from a CDN.
+assets: .venv/run.stamp
+	@$(BIN)/python -m server.assets || true
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Engram needs Python 3.11 or newer.") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python $(LOCKS)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@ .venv/run.stamp
+
+# Needs uv. Hashes of every file of a release, so that the locks hold on all platforms.
+lock:
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --python-version 3.11 pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --python-version 3.11 --extra dev -c requirements.lock \
+		pyproject.toml -o requirements-dev.lock

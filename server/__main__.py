@@ -1,0 +1,170 @@
+"""The command line: `python -m server`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from db.embedded import EmbeddedServerError
+from db.engine import DatabaseUrlError
+from db.migrate import head_revision, upgrade
+from db.security import RowSecurityError
+from db.session import DatabaseUnavailable
+from schema import build_schema
+from server import logs
+from server.app import create_app
+from server.settings import Settings
+from server.startup import (
+    Opened,
+    StartupError,
+    database,
+    development_token,
+    mint_token,
+    prepare,
+)
+
+OPERATOR_ERRORS = (
+    DatabaseUnavailable,
+    DatabaseUrlError,
+    EmbeddedServerError,
+    RowSecurityError,
+    StartupError,
+)
+
+app = typer.Typer(
+    help="Engram: conversations, knowledge and work over GraphQL.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+log = structlog.get_logger("engram.server")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which tells a developer where to look once it listens."""
+
+    def __init__(self, config: uvicorn.Config, bearer: str | None, *, greets: bool) -> None:
+        super().__init__(config)
+        self._bearer = bearer
+        self._greets = greets
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then print the address and a token on standard output, apart from the log."""
+        await super().startup(sockets)
+        if not (self.started and self._greets):
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        shown = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104
+        lines = ["", f"  GraphiQL  http://{f'[{shown}]' if ':' in shown else shown}:{port}/graphql"]
+        if self._bearer is not None:
+            lines.append(f"  Token     {self._bearer}")
+        typer.echo("\n".join([*lines, ""]))
+        sys.stdout.flush()
+
+
+@app.command()
+def serve() -> None:
+    """Serve GraphQL until interrupted. Embeds PostgreSQL unless DATABASE_URL is set."""
+    _end_on(signal.SIGTERM, signal.SIGHUP)
+    with _ready() as settings, database(settings) as opened:
+        try:
+            _serve(opened)
+        finally:
+            # closing the database must not be interrupted by an impatient second Ctrl-C
+            for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(name, signal.SIG_IGN)
+
+
+def _serve(opened: Opened) -> None:
+    settings = opened.settings
+    asyncio.run(prepare(opened))
+    bearer = asyncio.run(development_token(opened)) if settings.development else None
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+        ws_max_size=settings.body_limit_bytes,
+    )
+    server = _Server(config, bearer, greets=settings.development)
+    server.run()
+    if not server.started:
+        # the log says why: the port is taken, or the application did not start
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="The revision to bring the database to.")] = "head",
+) -> None:
+    """Create or update the tables, as the owner of the tables."""
+    with _ready() as settings, database(settings) as opened:
+        asyncio.run(upgrade(opened.migration_url, revision))
+        log.info("migrated", revision=head_revision() if revision == "head" else revision)
+
+
+@app.command()
+def token(email: Annotated[str, typer.Argument(help="The address of an account.")]) -> None:
+    """Print a new bearer token of a person, and nothing else."""
+    with _ready(quiet=True) as settings, database(settings) as opened:
+        typer.echo(asyncio.run(mint_token(opened, email, device="command line")))
+
+
+@app.command()
+def schema() -> None:
+    """Print the GraphQL schema."""
+    typer.echo(build_schema().as_str().rstrip())
+
+
+@contextmanager
+def _ready(*, quiet: bool = False) -> Iterator[Settings]:
+    """Settings and logs; what an operator can mend is one sentence instead of a traceback."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        # the values are left out: they may be secrets
+        for wrong in error.errors(include_input=False, include_url=False, include_context=False):
+            name = ".".join(str(part) for part in wrong["loc"]).upper()
+            typer.echo(f"{name}: {wrong['msg']}.", err=True)
+        raise typer.Exit(2) from None
+    logs.configure(json=settings.json_logs, level="error" if quiet else settings.log_level)
+    try:
+        yield settings
+    except OPERATOR_ERRORS as error:
+        log.debug("stopped", exc_info=True)
+        typer.echo(f"Engram cannot go on: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def _end_on(*signals: signal.Signals) -> None:
+    """Let a termination or a closed terminal unwind the process as Ctrl-C does.
+
+    uvicorn ends its work on these signals and then raises them again for us.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for name in signals:
+        signal.signal(name, leave)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m server")

@@ -1,0 +1,76 @@
+"""Structured logs: lines for people in a terminal, JSON for machines."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from db.tokens import TOKEN
+
+HIDDEN = "eg_[hidden]"
+PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+@")
+
+
+def configure(*, json: bool, level: str = "info") -> None:
+    """Send structlog's and the standard library's records to standard error, in one format."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[Processor] = (
+        [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer()]
+        if json
+        else [
+            hide_secrets,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+    # one line per operation is ours; one per HTTP request would say the same again
+    logging.getLogger("uvicorn.access").disabled = True
+    for name in ("alembic", "sqlalchemy", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def hide_secrets(
+    _logger: object, _method: str, record: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The last net: a bearer token or a URL's password never reaches the log."""
+    for key, value in record.items():
+        if isinstance(value, str):
+            record[key] = hidden(value)
+    return record
+
+
+def hidden(text: str) -> str:
+    """A text without bearer tokens and passwords."""
+    return PASSWORD_IN_URL.sub(r"\1:[hidden]@", TOKEN.sub(HIDDEN, text))

@@ -1,0 +1,160 @@
+"""Every setting of the process, in one place, typed, with its unit in its name.
+
+Read from the environment when the process starts, and nowhere else. README lists them; a test
+compares.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from db.session import SessionOptions
+from server.guard import Limits
+
+Environment = Literal["development", "production"]
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Names are the environment variables, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+    )
+
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="The port to listen on.")
+    engram_environment: Environment | None = Field(
+        None,
+        description="`development` or `production`. By default production if DATABASE_URL is set.",
+    )
+    engram_data_dir: Path = Field(
+        Path(".engram"), description="Where the embedded PostgreSQL keeps its data."
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 18 with pgvector. Without it, one is embedded."
+    )
+    database_migration_url: SecretStr | None = Field(
+        None, description="The URL of the tables' owner, if DATABASE_URL is another role's."
+    )
+    database_listen_url: SecretStr | None = Field(
+        None,
+        description="A URL past the pooler, for LISTEN. By default the migration or database URL.",
+    )
+    database_pooler: Literal["session", "transaction"] = Field(
+        "session", description="`transaction` if a pooler in transaction mode is in between."
+    )
+    database_ca: str | None = Field(
+        None, description="The certificate authority of the database, as PEM text."
+    )
+    database_pool_size: int = Field(
+        10, ge=1, le=1_000, description="Connections of this process to the database."
+    )
+    database_pool_timeout_seconds: float = Field(
+        5.0, gt=0, description="How long a request waits for a free connection."
+    )
+
+    statement_timeout_ms: int = Field(10_000, ge=1, description="The longest one statement runs.")
+    lock_timeout_ms: int = Field(5_000, ge=1, description="The longest one statement waits.")
+    idle_timeout_ms: int = Field(
+        30_000, ge=1, description="The longest a transaction may do nothing."
+    )
+
+    body_limit_bytes: int = Field(4_194_304, ge=1_024, description="The largest request body.")
+    body_timeout_seconds: float = Field(15.0, gt=0, description="The longest a body may take.")
+    max_page_size: int = Field(1_000, ge=1, description="The most rows of one page.")
+    max_depth: int = Field(12, ge=1, description="The most levels of nested fields.")
+    max_fields: int = Field(1_000, ge=1, description="The most fields of a document, expanded.")
+    max_aliases: int = Field(30, ge=0, description="The most aliases of an operation.")
+    max_repeats: int = Field(32, ge=1, description="The most selections of one response key.")
+    max_root_fields: int = Field(20, ge=1, description="The most root fields of an operation.")
+    max_directives: int = Field(50, ge=0, description="The most directives of a document.")
+    max_tokens: int = Field(1_000, ge=1, description="The most lexical tokens of a document.")
+    max_cost: int = Field(10_000, ge=1, description="The most objects an operation may touch.")
+
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins of browsers that may ask, besides the own one; commas between.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1",
+        description="Addresses whose X-Forwarded-For is believed, with commas between; `*` is all.",
+    )
+    introspection: bool | None = Field(
+        None, description="Whether the schema may be asked for. By default in development only."
+    )
+    session_lifetime_days: int = Field(90, ge=1, description="How long a log-in lasts.")
+    password_concurrency: int = Field(
+        2, ge=1, le=64, description="Passwords hashed at once; each takes a core and 64 MiB."
+    )
+    shutdown_grace_seconds: int = Field(
+        10, ge=0, description="How long running requests may take to end."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe events to log."
+    )
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="`json` or `console`. By default console in development."
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(
+                origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()
+            )
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @property
+    def development(self) -> bool:
+        """Whether conveniences are on that a public server must not have."""
+        if self.engram_environment is not None:
+            return self.engram_environment == "development"
+        return self.database_url is None
+
+    @property
+    def allows_introspection(self) -> bool:
+        """Whether the schema may be asked for."""
+        return self.development if self.introspection is None else self.introspection
+
+    @property
+    def json_logs(self) -> bool:
+        """Whether the log is for machines."""
+        if self.log_format is not None:
+            return self.log_format == "json"
+        return not self.development
+
+    @property
+    def session_options(self) -> SessionOptions:
+        """The limits of every transaction."""
+        return SessionOptions(
+            statement_timeout_ms=self.statement_timeout_ms,
+            lock_timeout_ms=self.lock_timeout_ms,
+            idle_timeout_ms=self.idle_timeout_ms,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of one document."""
+        return Limits(
+            tokens=self.max_tokens,
+            depth=self.max_depth,
+            fields=self.max_fields,
+            aliases=self.max_aliases,
+            repeats=self.max_repeats,
+            root_fields=self.max_root_fields,
+            directives=self.max_directives,
+            cost=self.max_cost,
+            max_page=self.max_page_size,
+        )

@@ -1,0 +1,151 @@
+"""What happens before the first request: the database is there, migrated, filled and proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import changes, tokens
+from db.embedded import EmbeddedServer
+from db.engine import create_engine
+from db.migrate import current_revision, head_revision, upgrade
+from db.models.accounts import LoginSession
+from db.security import verify_row_security
+from db.session import Author, Session, SessionOptions
+from server.settings import Settings
+
+DEMO_EMAIL = "demo@engram.local"
+
+
+class StartupError(Exception):
+    """The server cannot start; the message is for the operator and holds no secrets."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A database that answers, and the settings that now name it."""
+
+    settings: Settings
+    embedded: bool
+
+    def engine(self, *, pooled: bool = False) -> AsyncEngine:
+        """An engine of the application."""
+        return application_engine(self.settings, pooled=pooled)
+
+    @property
+    def migration_url(self) -> str:
+        """Where the tables' owner logs in."""
+        url = self.settings.database_migration_url or self.settings.database_url
+        assert url is not None
+        return url.get_secret_value()
+
+
+def application_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
+    """The engine of settings that name a database. Raises DatabaseUrlError."""
+    assert settings.database_url is not None
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        pooler=settings.database_pooler,
+        pool_size=settings.database_pool_size,
+        pool_timeout_seconds=settings.database_pool_timeout_seconds,
+        authority=settings.database_ca,
+        pooled=pooled,
+    )
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Opened]:
+    """The configured database, or the embedded one for as long as the block runs.
+
+    Raises EmbeddedServerError.
+    """
+    if settings.database_url is not None:
+        yield Opened(settings, embedded=False)
+        return
+    with EmbeddedServer.start(settings.engram_data_dir) as server:
+        named = {
+            "database_url": SecretStr(server.url()),
+            "database_migration_url": None,
+            "database_listen_url": None,
+            "database_pooler": "session",
+            # what follows from the absence of a URL must not change with its presence
+            "engram_environment": "development" if settings.development else "production",
+        }
+        yield Opened(settings.model_copy(update=named), embedded=True)
+
+
+async def prepare(opened: Opened) -> None:
+    """Bring an embedded database up to date and fill it once; prove any database fit to serve.
+
+    Raises StartupError, RowSecurityError, DatabaseUnavailable, DatabaseUrlError.
+    """
+    if opened.embedded:
+        await upgrade(opened.migration_url)
+    engine = opened.engine()
+    options = opened.settings.session_options
+    try:
+        await verify_row_security(engine, options)
+        async with engine.connect() as connection:
+            revision = await current_revision(connection)
+        if revision != head_revision():
+            raise StartupError(
+                f"The database is at revision {revision} and this code needs {head_revision()}: "
+                "run `python -m server migrate`."
+            )
+        if opened.embedded and await _is_empty(engine):
+            await load_demo(engine, options)
+    finally:
+        await engine.dispose()
+
+
+async def mint_token(opened: Opened, email: str, *, device: str) -> str:
+    """A bearer token for the person with this address. Raises StartupError."""
+    engine = opened.engine()
+    options = opened.settings.session_options
+    try:
+        owner_id = await _find(engine, options, email)
+        if owner_id is None:
+            raise StartupError(f"Nobody has the address {email}.")
+        minted = tokens.mint(owner_id)
+        lifetime = timedelta(days=opened.settings.session_lifetime_days)
+        row = {
+            "token_hash": minted.hash,
+            "device_name": device,
+            "expires_at": datetime.now(UTC) + lifetime,
+        }
+        author = Author("user", owner_id, device)
+        session = Session(engine, owner_id, options, author=author)
+        async with session, session.transaction():
+            await changes.insert(session, LoginSession.__table__, [row])
+        return minted.token
+    finally:
+        await engine.dispose()
+
+
+async def development_token(opened: Opened) -> str | None:
+    """A token of the demo person, None where there is none."""
+    try:
+        return await mint_token(opened, DEMO_EMAIL, device="development")
+    except StartupError:
+        return None
+
+
+async def _find(engine: AsyncEngine, options: SessionOptions, email: str) -> UUID | None:
+    async with Session(engine, None, options) as session:
+        found: UUID | None = await session.scalar(
+            text("SELECT id FROM engram_find_login(:email) WHERE is_active"), {"email": email}
+        )
+        return found
+
+
+async def _is_empty(engine: AsyncEngine) -> bool:
+    """Whether nobody ever signed up. Asked as the owner of the tables, who may look people up."""
+    async with Session(engine, None, SessionOptions(role=None)) as session:
+        return not await session.scalar(text("SELECT EXISTS (SELECT FROM users)"))
