@@ -11,23 +11,25 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy import CTE, ColumnElement, Row, Table
+from sqlalchemy import Column, ColumnElement, DefaultClause, Row, Table
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
-from db.models.journal import AuditEvent
+from db.recording import (
+    audited_names,
+    author_parameters,
+    is_bookkeeping,
+    pairs,
+    raised,
+    recorded,
+    recorded_update,
+    shown,
+)
 from db.refusals import Missing, Refused, Stale
-from db.scope import OWNER, owner_column, predicate, readable
+from db.scope import OWNER, predicate, readable
 from db.session import Operation, Session
 
 Record: TypeAlias = Row[*tuple[Any, ...]]
-Returning: TypeAlias = (
-    ReturningInsert[*tuple[Any, ...]]
-    | ReturningUpdate[*tuple[Any, ...]]
-    | ReturningDelete[*tuple[Any, ...]]
-)
-
-EVENTS = AuditEvent.__table__
 IDS = sa.bindparam("ids", type_=ARRAY(sa.Uuid()))
 ROWS = sa.cast(sa.bindparam("rows", type_=sa.Text()), JSONB)
 
@@ -150,52 +152,6 @@ async def _reasons(
     }
 
 
-# What db.trees uses as well.
-
-
-def shown(table: Table) -> list[ColumnElement[Any]]:
-    """The columns a write returns: all that are not computed for the index's sake."""
-    return [column for column in table.c if column.computed is None]
-
-
-def is_bookkeeping(table: Table, names: Mapping[str, object] | Sequence[str]) -> bool:
-    """Whether writing these columns is no change worth a version or an event."""
-    return bool(names) and all(table.c[name].info.get("bookkeeping") for name in names)
-
-
-def raised(table: Table) -> dict[str, ColumnElement[Any]]:
-    """The values every change sets."""
-    if "version" not in table.c:
-        return {}
-    return {"version": table.c.version + 1, "updated_at": sa.func.now()}
-
-
-def recorded_update(
-    table: Table,
-    statement: sa.Update,
-    names: Mapping[str, object] | Sequence[str],
-    *,
-    returning: Sequence[ColumnElement[Any]] | None = None,
-    name: str = "changed",
-) -> sa.Select[*tuple[Any, ...]]:
-    """A select of the rows an update changed, which also stores their audit events."""
-    wanted = returning or shown(table)
-    if is_bookkeeping(table, names) or not table.info["audited"]:
-        changed = statement.returning(*wanted).cte(name)
-        return sa.select(*(changed.c[column.key] for column in wanted))
-    columns = [one for one in [*names, *raised(table)] if _audited(table.c[one])]
-    before = sa.func.jsonb_build_object(*_pairs(columns, "old")).label("before_")
-    after = sa.func.jsonb_build_object(*_pairs(columns, "new")).label("after_")
-    changed = statement.returning(*wanted, before, after).cte(name)
-    return _recorded(
-        table,
-        changed,
-        wanted,
-        before=_difference(changed.c.before_, changed.c.after_),
-        after=_difference(changed.c.after_, changed.c.before_),
-    )
-
-
 def announce(session: Session, table: Table, rows: Sequence[Record], operation: Operation) -> None:
     """Tell subscribers of the rows' scopes, if the table has any."""
     scope = table.info["notify"]
@@ -206,19 +162,6 @@ def announce(session: Session, table: Table, rows: Sequence[Record], operation: 
         by_scope.setdefault(row._mapping[scope], []).append(row.id)
     for scope_id, ids in by_scope.items():
         session.notify(table.info["entity"], scope_id, ids, operation)
-
-
-def author_parameters(session: Session, action: str) -> dict[str, object]:
-    """The facts of an audit event. Raises RuntimeError for a session without an author."""
-    author = session.author
-    if author is None:
-        raise RuntimeError("A change needs an author.")
-    return {
-        "action": action,
-        "actor_kind": author.kind,
-        "actor_id": author.id,
-        "request_id": author.request_id,
-    }
 
 
 # Building statements.
@@ -245,27 +188,25 @@ def _plain(value: object) -> object:
 @lru_cache
 def _insertion(table: Table) -> sa.Select[*tuple[Any, ...]]:
     columns = [column for column in shown(table) if column.name != "owner_id"]
-    source = _record_set([sa.column("n", sa.Integer()), *columns])
+    source = _record_set(columns, n=sa.Integer())
     # Ids are made before the insert, so that the rows can be put back in order after it.
     given = sa.select(source.c.n, *(_or_default(source, column) for column in columns)).cte("given")
     owner = [OWNER.label("owner_id")] if "owner_id" in table.c else []
     names = [*(one.name for one in owner), *(column.name for column in columns)]
     rows = sa.select(*owner, *(given.c[column.name] for column in columns)).order_by(given.c.n)
     stored = sa.insert(table).from_select(names, rows).returning(*shown(table)).cte("stored")
-    whole = sa.func.jsonb_build_object(*_pairs(_audited_names(table), "stored"))
-    recorded = _recorded(table, stored, shown(table), before=sa.null(), after=whole)
-    return recorded.join_from(stored, given, stored.c.id == given.c.id).order_by(given.c.n)
+    whole = sa.func.jsonb_build_object(*pairs(audited_names(table), "stored"))
+    selected = recorded(table, stored, shown(table), before=sa.null(), after=whole)
+    return selected.join_from(stored, given, stored.c.id == given.c.id).order_by(given.c.n)
 
 
 @lru_cache
 def _update_each(table: Table, names: tuple[str, ...]) -> sa.Select[*tuple[Any, ...]]:
     source = _record_set(
-        [
-            sa.column("id", sa.Uuid()),
-            sa.column("expected_version", sa.Integer()),
-            sa.column("named", JSONB()),
-            *(table.c[name] for name in names),
-        ]
+        [table.c[name] for name in names],
+        id=sa.Uuid(),
+        expected_version=sa.Integer(),
+        named=JSONB(),
     )
     given = sa.select(*source.c).cte("given")
     # Locked in one order, so that two bulk updates wait for each other instead of deadlocking.
@@ -302,8 +243,8 @@ def _removal(table: Table) -> sa.Select[*tuple[Any, ...]]:
         .returning(*shown(table))
         .cte("removed")
     )
-    whole = sa.func.jsonb_build_object(*_pairs(_audited_names(table), "removed"))
-    return _recorded(table, removed, shown(table), before=whole, after=sa.null())
+    whole = sa.func.jsonb_build_object(*pairs(audited_names(table), "removed"))
+    return recorded(table, removed, shown(table), before=whole, after=sa.null())
 
 
 def _touched(table: Table, values: Mapping[str, object]) -> sa.Update:
@@ -311,36 +252,10 @@ def _touched(table: Table, values: Mapping[str, object]) -> sa.Update:
     return sa.update(table).values({**values, **extra})
 
 
-def _recorded(
-    table: Table,
-    rows: CTE,
-    wanted: Sequence[ColumnElement[Any]],
-    *,
-    before: ColumnElement[Any],
-    after: ColumnElement[Any],
-) -> sa.Select[*tuple[Any, ...]]:
-    """Select the rows of a write, and store an event for each unless the table has none."""
-    selected = sa.select(*(rows.c[column.key] for column in wanted))
-    if not table.info["audited"]:
-        return selected
-    event = {
-        "owner_id": rows.c[owner_column(table).name],
-        "actor_kind": sa.bindparam("actor_kind", type_=sa.Text()),
-        "actor_id": sa.bindparam("actor_id", type_=sa.Uuid()),
-        "action": sa.bindparam("action", type_=sa.Text()),
-        "entity_type": sa.literal_column(f"'{table.info['entity']}'"),
-        "entity_id": rows.c.id,
-        "before": before,
-        "after": after,
-        "request_id": sa.bindparam("request_id", type_=sa.Text()),
-    }
-    values = sa.select(*(value.label(f"{name}_") for name, value in event.items()))
-    stored = sa.insert(EVENTS).from_select(list(event), values.select_from(rows))
-    return selected.add_cte(stored.cte(f"{rows.name}_events"))
-
-
-def _record_set(columns: Sequence[ColumnElement[Any]]) -> sa.TableValuedAlias:
-    typed = [sa.column(column.key or "", column.type) for column in columns]
+def _record_set(columns: Sequence[Column[Any]], **others: TypeEngine[Any]) -> sa.TableValuedAlias:
+    """The parameter's rows as a table of these columns and others by name and type."""
+    typed = [sa.column(name, kind) for name, kind in others.items()]
+    typed += [sa.column(column.name, column.type) for column in columns]
     return (
         sa.func.jsonb_to_recordset(ROWS)
         .table_valued(*typed)
@@ -348,35 +263,9 @@ def _record_set(columns: Sequence[ColumnElement[Any]]) -> sa.TableValuedAlias:
     )
 
 
-def _or_default(source: sa.TableValuedAlias, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    value = source.c[column.key or ""]
-    default = getattr(column, "server_default", None)
-    if default is None:
+def _or_default(source: sa.TableValuedAlias, column: Column[Any]) -> ColumnElement[Any]:
+    value = source.c[column.name]
+    default = column.server_default
+    if not isinstance(default, DefaultClause):
         return value
-    return sa.func.coalesce(value, default.arg).label(column.key)
-
-
-def _audited(column: ColumnElement[Any]) -> bool:
-    """Ids are on the event itself."""
-    return column.key not in {"id", "owner_id"} and column.info.get("audited", True)
-
-
-def _audited_names(table: Table) -> list[str]:
-    return [column.name for column in table.c if _audited(column)]
-
-
-def _pairs(names: Sequence[str], row: str) -> list[ColumnElement[Any]]:
-    """Key, value, key, value: literal names, as they are the same in every run of a statement."""
-    return [sa.literal_column(text) for name in names for text in (f"'{name}'", f'{row}."{name}"')]
-
-
-def _difference(ours: ColumnElement[Any], theirs: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The entries of one jsonb object that are not the same in the other."""
-    entry = sa.func.jsonb_each(ours).table_valued(
-        sa.column("key", sa.Text()), sa.column("value", JSONB())
-    )
-    return (
-        sa.select(sa.func.jsonb_object_agg(entry.c.key, entry.c.value))
-        .where(entry.c.value.is_distinct_from(theirs.op("->")(entry.c.key)))
-        .scalar_subquery()
-    )
+    return sa.func.coalesce(value, default.arg).label(column.name)

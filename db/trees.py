@@ -13,15 +13,9 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy import CTE, ColumnElement, Table
 
-from db.changes import (
-    Record,
-    author_parameters,
-    raised,
-    recorded_update,
-    shown,
-    update_one,
-)
+from db.changes import Record, update_one
 from db.models.accounts import User
+from db.recording import author_parameters, raised, recorded_update, shown
 from db.refusals import Missing, Stale, invalid
 from db.scope import OWNER, owner_column, predicate, readable
 from db.session import Operation, Session
@@ -204,7 +198,8 @@ def _together(
     ctes: list[CTE] = []
     for table, update in updates:
         scope = table.info["notify"]
-        returning = [owner_column(table), table.c.id, *([table.c[scope]] if scope else [])]
+        names = [owner_column(table).name, "id", *([scope] if scope else [])]
+        returning = [table.c[one] for one in names]
         recorded = recorded_update(
             table, update, MARKS, returning=returning, name=f"{table.name}_marked"
         )
