@@ -14,6 +14,7 @@ import structlog
 import typer
 import uvicorn
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError
@@ -34,7 +35,6 @@ from server.startup import (
 )
 
 OPERATOR_ERRORS = (
-    DatabaseUnavailable,
     DatabaseUrlError,
     EmbeddedServerError,
     RowSecurityError,
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
 @app.command()
 def serve() -> None:
     """Serve GraphQL until interrupted. Embeds PostgreSQL unless DATABASE_URL is set."""
-    _end_on(signal.SIGTERM, signal.SIGHUP)
+    _end_on_signals()
     with _ready() as settings, database(settings) as opened:
         try:
             _serve(opened)
@@ -110,7 +110,9 @@ def _serve(opened: Opened) -> None:
 
 @app.command()
 def migrate(
-    revision: Annotated[str, typer.Argument(help="The revision to bring the database to.")] = "head",
+    revision: Annotated[
+        str, typer.Argument(help="The revision to bring the database to.")
+    ] = "head",
 ) -> None:
     """Create or update the tables, as the owner of the tables."""
     with _ready() as settings, database(settings) as opened:
@@ -145,6 +147,10 @@ def _ready(*, quiet: bool = False) -> Iterator[Settings]:
     logs.configure(json=settings.json_logs, level="error" if quiet else settings.log_level)
     try:
         yield settings
+    except (DatabaseUnavailable, DBAPIError, OSError) as error:
+        log.debug("stopped", exc_info=True)
+        typer.echo(f"Engram cannot use the database: {_reason(error)}", err=True)
+        raise typer.Exit(1) from None
     except OPERATOR_ERRORS as error:
         log.debug("stopped", exc_info=True)
         typer.echo(f"Engram cannot go on: {error}", err=True)
@@ -153,17 +159,25 @@ def _ready(*, quiet: bool = False) -> Iterator[Settings]:
         raise typer.Exit(0) from None
 
 
-def _end_on(*signals: signal.Signals) -> None:
+def _end_on_signals() -> None:
     """Let a termination or a closed terminal unwind the process as Ctrl-C does.
 
-    uvicorn ends its work on these signals and then raises them again for us.
+    uvicorn ends its work on SIGTERM and then raises it again for us.
     """
 
     def leave(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    for name in signals:
-        signal.signal(name, leave)
+    signal.signal(signal.SIGTERM, leave)
+    # uvicorn knows nothing of a closed terminal
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
+def _reason(error: BaseException) -> str:
+    """What the driver or the system said at first, without SQLAlchemy's wrapping."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return logs.hidden(str(error) or type(error).__name__)
 
 
 if __name__ == "__main__":

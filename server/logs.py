@@ -45,7 +45,11 @@ def configure(*, json: bool, level: str = "info") -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _without_colours,
+                *final,
+            ],
         )
     )
     root = logging.getLogger()
@@ -59,6 +63,13 @@ def configure(*, json: bool, level: str = "info") -> None:
     logging.getLogger("uvicorn.access").disabled = True
     for name in ("alembic", "sqlalchemy", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _without_colours(
+    _logger: object, _method: str, record: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    record.pop("color_message", None)  # uvicorn says everything twice
+    return record
 
 
 def hide_secrets(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -100,7 +102,7 @@ async def prepare(opened: Opened) -> None:
                 "run `python -m server migrate`."
             )
         if opened.embedded and await _is_empty(engine):
-            await load_demo(engine, options)
+            await _load_demo(engine, options)
     finally:
         await engine.dispose()
 
@@ -149,3 +151,8 @@ async def _is_empty(engine: AsyncEngine) -> bool:
     """Whether nobody ever signed up. Asked as the owner of the tables, who may look people up."""
     async with Session(engine, None, SessionOptions(role=None)) as session:
         return not await session.scalar(text("SELECT EXISTS (SELECT FROM users)"))
+
+
+async def _load_demo(engine: AsyncEngine, options: SessionOptions) -> None:
+    if find_spec("server.demo") is not None:
+        await import_module("server.demo").load(engine, options)
