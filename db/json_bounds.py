@@ -40,7 +40,8 @@ def printed_size(value: object, level: int = 0) -> int:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("must hold finite numbers only")
-        return len(format(Decimal(repr(value)), "f"))
+        # jsonb keeps every digit, writes no exponents and knows no negative zero.
+        return len(format(abs(Decimal(repr(value))), "f")) + (value < 0)
     raise ValueError("must hold JSON values only")
 
 
