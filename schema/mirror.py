@@ -80,7 +80,7 @@ class Mirror:
         return [
             column.name
             for column in self.table.columns
-            if column.info.get("audited", True)
+            if is_shareable(column)
             and (
                 names is None
                 or column.name not in shown
@@ -217,6 +217,11 @@ def forgotten_columns(mirrored: Mirror) -> set[str]:
 def type_check(mirrored: Mirror) -> Callable[[object, object], bool]:
     """`is_type_of` for GraphQL: a row belongs to the type of its level."""
     return lambda value, _info: isinstance(value, Row) and value.level.mirror is mirrored
+
+
+def is_shareable(column: Column[Any]) -> bool:
+    """Whether its value may leave the database: secrets and search vectors never do."""
+    return bool(column.info.get("audited", True) or column.info.get("bookkeeping"))
 
 
 def _is_enum(annotation: Any) -> bool:

@@ -26,7 +26,7 @@ from db.base import Base
 from db.refusals import Denied, Refused, Unauthenticated, invalid
 from schema.context import Context, Info, Scope
 from schema.inputs import MAX_KEY_CHARS, check_text
-from schema.mirror import MIRRORS, by_key
+from schema.mirror import MIRRORS, by_key, is_shareable
 from schema.problems import Problem, problems
 from schema.rows import Level, Row
 
@@ -205,7 +205,7 @@ def _stored(value: Any) -> Any:
 
 def _is_kept(row: Row, name: str) -> bool:
     column = row.level.mirror.table.columns.get(name)
-    return column is not None and bool(column.info.get("audited", True))
+    return column is not None and is_shareable(column)
 
 
 def _text(value: Any) -> Any:
