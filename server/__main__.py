@@ -15,12 +15,13 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
+from starlette.applications import Starlette
 
 from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError
 from db.migrate import head_revision, upgrade
 from db.security import RowSecurityError
-from db.session import DatabaseUnavailable
+from db.connection import DatabaseUnavailable
 from schema import build_schema
 from server import logs
 from server.app import create_app
@@ -51,10 +52,13 @@ log = structlog.get_logger("engram.server")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which tells a developer where to look once it listens."""
+    """uvicorn, which tells a developer where to look, and ends open streams when it stops."""
 
-    def __init__(self, config: uvicorn.Config, bearer: str | None, *, greets: bool) -> None:
+    def __init__(
+        self, application: Starlette, config: uvicorn.Config, bearer: str | None, *, greets: bool
+    ) -> None:
         super().__init__(config)
+        self._application = application
         self._bearer = bearer
         self._greets = greets
 
@@ -70,6 +74,11 @@ class _Server(uvicorn.Server):
             lines.append(f"  Token     {self._bearer}")
         typer.echo("\n".join([*lines, ""]))
         sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell streams to end, then wait for what is running."""
+        self._application.state.stopping.set()
+        await super().shutdown(sockets)
 
 
 @app.command()
@@ -89,8 +98,9 @@ def _serve(opened: Opened) -> None:
     settings = opened.settings
     asyncio.run(prepare(opened))
     bearer = asyncio.run(development_token(opened)) if settings.development else None
+    application = create_app(settings, token=bearer)
     config = uvicorn.Config(
-        create_app(settings),
+        application,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -101,7 +111,7 @@ def _serve(opened: Opened) -> None:
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
         ws_max_size=settings.body_limit_bytes,
     )
-    server = _Server(config, bearer, greets=settings.development)
+    server = _Server(application, config, bearer, greets=settings.development)
     server.run()
     if not server.started:
         # the log says why: the port is taken, or the application did not start
