@@ -13,6 +13,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import Column, ColumnElement, DefaultClause, Row, Table
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from db.recording import (
@@ -67,14 +68,15 @@ async def update(
     wanted = [ids] if isinstance(ids, UUID) else list(dict.fromkeys(ids))
     if not wanted:
         return []
-    statement = _touched(table, values).where(predicate(table), table.c.id == sa.any_(IDS))
+    parameters = _parameters(session, action) | {"ids": wanted}
     if expected_version is not None:
-        statement = statement.where(table.c.version == sa.bindparam("expected_version"))
-    if where is not None:
-        statement = statement.where(where)
-    parameters = {"ids": wanted, "expected_version": expected_version}
-    changed = recorded_update(table, statement, values)
-    rows = await session.execute(changed, _parameters(session, action) | parameters)
+        parameters["expected_version"] = expected_version
+    if where is None and not any(isinstance(value, ClauseElement) for value in values.values()):
+        statement = _update(table, tuple(sorted(values)), expected_version is not None)
+        parameters |= {f"new_{name}": value for name, value in values.items()}
+    else:
+        statement = _update_to(table, values, expected_version is not None, where)
+    rows = await session.execute(statement, parameters)
     if not is_bookkeeping(table, values):
         announce(session, table, rows, "delete" if action == "delete" else "update")
     found = {row.id: row for row in rows}
@@ -198,6 +200,26 @@ def _insertion(table: Table) -> sa.Select[*tuple[Any, ...]]:
     whole = sa.func.jsonb_build_object(*pairs(audited_names(table), "stored"))
     selected = recorded(table, stored, shown(table), before=sa.null(), after=whole)
     return selected.join_from(stored, given, stored.c.id == given.c.id).order_by(given.c.n)
+
+
+@lru_cache
+def _update(table: Table, names: tuple[str, ...], versioned: bool) -> sa.Select[*tuple[Any, ...]]:
+    values = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
+    return _update_to(table, values, versioned, None)
+
+
+def _update_to(
+    table: Table,
+    values: Mapping[str, object],
+    versioned: bool,
+    where: ColumnElement[bool] | None,
+) -> sa.Select[*tuple[Any, ...]]:
+    statement = _touched(table, values).where(predicate(table), table.c.id == sa.any_(IDS))
+    if versioned:
+        statement = statement.where(table.c.version == sa.bindparam("expected_version"))
+    if where is not None:
+        statement = statement.where(where)
+    return recorded_update(table, statement, values)
 
 
 @lru_cache

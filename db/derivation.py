@@ -50,8 +50,9 @@ _TYPES: dict[type, Callable[[], sa.types.TypeEngine[Any]]] = {
     int: sa.Integer,
     datetime: lambda: sa.DateTime(timezone=True),
     bytes: sa.LargeBinary,
-    dict: JSONB,
-    list: JSONB,
+    # None is SQL's null in both; JSON's own null at the top is never stored.
+    dict: lambda: JSONB(none_as_null=True),
+    list: lambda: JSONB(none_as_null=True),
 }
 
 

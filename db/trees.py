@@ -88,6 +88,19 @@ async def erase_account(session: Session) -> bool:
     return bool(await session.execute(statement))
 
 
+async def hold(
+    session: Session, table: Table, identifier: UUID, path: tuple[str, ...] = ("id",)
+) -> Record:
+    """A live row that nobody can delete before the transaction ends, for what will belong to it.
+
+    Raises Missing with the path of the input that named it.
+    """
+    rows = await session.execute(_held(table), {"root": identifier})
+    if not rows:
+        raise Missing(table.info["entity"], path)
+    return rows[0]
+
+
 def owned_by(table: Table) -> Iterator[tuple[Table, str]]:
     """The tables whose rows belong to rows of this one, each with the key that says so."""
     for other in table.metadata.sorted_tables:
@@ -125,11 +138,17 @@ async def _require_live_owners(session: Session, table: Table, row: Record) -> N
         identifier = row._mapping[column]
         if identifier is None:
             continue
-        # Locked, so that it is not deleted before this is done.
-        live = readable(owner, owner.c.id).where(owner.c.id == ROOT).with_for_update(read=True)
-        if not await session.execute(live, {"root": identifier}):
+        try:
+            await hold(session, owner, identifier)
+        except Missing:
             name = owner.info["entity"].replace("_", " ")
-            raise invalid("id", "live_owner", f"Its {name} is deleted: restore that one first.")
+            message = f"Its {name} is deleted: restore that one first."
+            raise invalid("id", "live_owner", message) from None
+
+
+@lru_cache
+def _held(table: Table) -> sa.Select[*tuple[Any, ...]]:
+    return readable(table, *shown(table)).where(table.c.id == ROOT).with_for_update(read=True)
 
 
 @lru_cache

@@ -65,10 +65,14 @@ class AuditEvent(Owned, Timestamped, table=True):
     entity_type: str = Field(min_length=1, max_length=64, description="The type of what changed.")
     entity_id: UUID = Field(description="The id of what changed.")
     before: dict[str, object] | None = Field(
-        default=None, sa_type=JSONB, description="The changed values as they were."
+        default=None,
+        sa_type=JSONB(none_as_null=True),
+        description="The changed values as they were.",
     )
     after: dict[str, object] | None = Field(
-        default=None, sa_type=JSONB, description="The changed values as they became."
+        default=None,
+        sa_type=JSONB(none_as_null=True),
+        description="The changed values as they became.",
     )
     request_id: str = Field(
         min_length=1, max_length=MAX_NAME, description="The request that made the change."
@@ -91,6 +95,8 @@ class IdempotencyKey(Owned, Timestamped, table=True):
         min_length=32, max_length=32, description="The SHA-256 of what was asked."
     )
     response: dict[str, object] | None = Field(
-        default=None, sa_type=JSONB, description="The answer; null until the write is done."
+        default=None,
+        sa_type=JSONB(none_as_null=True),
+        description="The answer; null until the write is done.",
     )
     expires_at: datetime = Field(description="When the key may be used anew.")

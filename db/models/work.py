@@ -1,7 +1,6 @@
 """Projects, tasks, and the people and agents who do them."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from db.base import (
     MAX_DESCRIPTION,
     MAX_NAME,
     Base,
+    Choice,
     Label,
     Owned,
     Restorable,
@@ -27,22 +27,22 @@ from db.base import (
 )
 
 
-class WorkerKind(StrEnum):
+class WorkerKind(Choice):
     """Who does the work."""
 
-    HUMAN = "human"
-    AGENT = "agent"
+    HUMAN = "human", "The user; there is one."
+    AGENT = "agent", "A program that works for the user."
 
 
-class TaskStatus(StrEnum):
+class TaskStatus(Choice):
     """How far a task has come."""
 
-    PENDING = "pending"
-    IN_PROGRESS = "in_progress"
-    BLOCKED = "blocked"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    PENDING = "pending", "Not started: a worker can claim it."
+    IN_PROGRESS = "in_progress", "Somebody is doing it."
+    BLOCKED = "blocked", "It cannot go on; no worker can claim it."
+    DONE = "done", "Finished; what depends on it can start."
+    FAILED = "failed", "Given up after too many attempts."
+    CANCELLED = "cancelled", "Not to be done any more."
 
 
 class ProjectFields(Base):

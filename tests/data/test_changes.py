@@ -117,6 +117,20 @@ async def test_update_records_only_what_changed(open_session: OpenSession) -> No
     assert (event.before["version"], event.after["version"]) == (1, 2)
 
 
+async def test_null_is_sqls_null(open_session: OpenSession) -> None:
+    session = open_session(None)
+    await sign_up(session)
+    _, (task, *_) = await project_with_tasks(session, 1)
+    async with session.transaction():
+        full = await update_one(session, TASKS, task.id, {"result": {"a": None}})
+        empty = await update_one(session, TASKS, task.id, {"result": None})
+        again = await update_each(session, TASKS, [(task.id, None, {"result": None})])
+    assert full.result == {"a": None}
+    assert empty.result is None
+    assert done(again[0]).result is None
+    assert await session.scalar(readable(TASKS, TASKS.c.result.is_(sa.null()))) is True
+
+
 async def test_values_may_be_expressions(open_session: OpenSession) -> None:
     session = open_session(None)
     await sign_up(session)

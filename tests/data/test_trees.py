@@ -1,5 +1,6 @@
 """Deleting, restoring and erasing trees."""
 
+import asyncio
 import time
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from db.models.work import TaskDependency
 from db.refusals import Invalid, Missing, Stale
 from db.scope import readable
 from db.session import Session
-from db.trees import delete_tree, erase_account, members, restore_tree
+from db.trees import delete_tree, erase_account, hold, members, restore_tree
 from tests.conftest import OpenSession
 from tests.data.rows import (
     CONVERSATIONS,
@@ -150,6 +151,28 @@ async def test_deletes_and_restores_are_refused_like_updates(open_session: OpenS
         for act in (delete_tree, restore_tree):
             with pytest.raises(Missing):
                 await act(other, PROJECTS, project_id)
+
+
+async def test_nothing_can_be_added_to_what_is_being_deleted(open_session: OpenSession) -> None:
+    session = open_session(None)
+    owner_id = await sign_up(session)
+    project_id, _ = await project_with_tasks(session, 1)
+    writer = open_session(owner_id)
+    async with writer.transaction():
+        assert (await hold(writer, PROJECTS, project_id)).id == project_id
+        deleting = asyncio.create_task(_delete_project(session, project_id))
+        await asyncio.sleep(0.1)
+        assert not deleting.done()
+    await deleting
+    async with writer.transaction():
+        with pytest.raises(Missing) as missing:
+            await hold(writer, PROJECTS, project_id, ("project_id",))
+    assert missing.value.path == ("project_id",)
+
+
+async def _delete_project(session: Session, project_id: UUID) -> None:
+    async with session.transaction():
+        await delete_tree(session, PROJECTS, project_id)
 
 
 async def test_ten_thousand_tasks_in_seconds_and_few_statements(
