@@ -1,0 +1,1 @@
+"""Writes and special reads of each domain, on a session; they know nothing of GraphQL."""
