@@ -6,7 +6,8 @@ enum become the column and its CHECK constraints here; the GraphQL mirror reads 
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -49,6 +50,18 @@ MAX_NAME = 200
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 """One tag or capability."""
+
+
+class Choice(StrEnum):
+    """One of a few texts, each with a description: `PENDING = "pending", "Not started yet."`."""
+
+    description: str
+
+    def __new__(cls, value: str, description: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
 
 
 class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NAMES))):

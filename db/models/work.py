@@ -69,7 +69,12 @@ class Project(ProjectFields, Owned, Versioned, Restorable, table=True):
         deletions("projects"),
     )
 
-    next_number: int = Field(default=1, ge=1, description="The number the next task gets.")
+    next_number: int = Field(
+        default=1,
+        ge=1,
+        sa_column_kwargs=BOOKKEEPING,
+        description="The number the next task gets.",
+    )
 
 
 class WorkerFields(Base):
@@ -99,6 +104,10 @@ class Worker(WorkerFields, Owned, Versioned, Restorable, table=True):
         sa_column_kwargs=BOOKKEEPING,
         description="When it last said that it is alive.",
     )
+
+
+_OPEN = sa.text("deleted_at IS NULL AND status IN ('pending', 'in_progress')")
+_CLAIM_ORDER = (sa.text("priority DESC"), "created_at", "number", "id")
 
 
 class TaskFields(Base):
@@ -131,6 +140,15 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         keyset("tasks", "-created_at"),
         keyset("tasks", "-priority"),
         keyset("tasks", "due_at"),
+        # What claims and the list of ready tasks walk, in all projects or in one.
+        sa.Index("ix_tasks_ready", "owner_id", *_CLAIM_ORDER, postgresql_where=_OPEN),
+        sa.Index(
+            "ix_tasks_project_ready",
+            "owner_id",
+            "project_id",
+            *_CLAIM_ORDER,
+            postgresql_where=_OPEN,
+        ),
         gin("tasks", "tags"),
         deletions("tasks"),
     )
@@ -162,7 +180,7 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         ondelete="NO ACTION",
         nullable=True,
         order="-created_at",
-        description="Who is doing it.",
+        description="Who is doing it, or did it last.",
     )
     claim_epoch: int = Field(
         default=0, ge=0, description="Raised by every claim; a write with an older one is refused."
@@ -172,7 +190,7 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         sa_column_kwargs=BOOKKEEPING,
         description="When the claim lapses without a heartbeat.",
     )
-    attempts: int = Field(default=0, ge=0, description="How many times it has been claimed.")
+    attempts: int = Field(default=0, ge=0, description="How many claims were made and not released.")
     result: dict[str, object] | None = json_column(
         max_bytes=262_144, nullable=True, description="What came of it."
     )

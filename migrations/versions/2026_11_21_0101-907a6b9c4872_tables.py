@@ -857,6 +857,25 @@ def upgrade() -> None:
     op.create_index("ix_tasks_parent_id", "tasks", ["owner_id", "parent_id", "number", "id"])
     op.create_index("ix_tasks_project_id", "tasks", ["owner_id", "project_id", "number", "id"])
     op.create_index(
+        "ix_tasks_ready",
+        "tasks",
+        ["owner_id", sa.literal_column("priority DESC"), "created_at", "number", "id"],
+        postgresql_where=sa.text("deleted_at IS NULL AND status IN ('pending', 'in_progress')"),
+    )
+    op.create_index(
+        "ix_tasks_project_ready",
+        "tasks",
+        [
+            "owner_id",
+            "project_id",
+            sa.literal_column("priority DESC"),
+            "created_at",
+            "number",
+            "id",
+        ],
+        postgresql_where=sa.text("deleted_at IS NULL AND status IN ('pending', 'in_progress')"),
+    )
+    op.create_index(
         "ix_tasks_tags",
         "tasks",
         ["tags"],
