@@ -7,20 +7,28 @@ Conditions have two truth values: `neq`, `notIn`, `none` and `not` are the exact
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Column,
     ColumnElement,
     FromClause,
+    Text,
     and_,
+    any_,
+    bindparam,
+    false,
     func,
-    literal,
-    not_,
+    literal_column,
     or_,
     true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
 from strawberry.types.unset import UNSET
 from strawberry.utils.str_converters import to_camel_case
 
@@ -39,14 +47,32 @@ MAX_CONDITIONS = 100
 MAX_DEPTH = 6
 MAX_LIST = 1_000
 
-Clause = Callable[[FromClause], ColumnElement[bool]]
+
+class Binder:
+    """Hands out the bind parameters of a filter's values, in their order."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, type_: TypeEngine[Any]) -> BindParameter[Any]:
+        """The parameter of the next value."""
+        name = f"v{self._count}"
+        self._count += 1
+        return bindparam(name, type_=type_)
+
+
+Clause = Callable[[FromClause, Binder], ColumnElement[bool]]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A checked filter: equal keys have equal clauses."""
+    """A checked filter, its values apart: equal shapes have equal clauses.
 
-    key: Hashable
+    The clause takes exactly one parameter from the binder for each value, in their order.
+    """
+
+    shape: Hashable
+    values: tuple[Any, ...]
     clause: Clause
 
 
@@ -114,33 +140,43 @@ def given_members(value: object) -> list[tuple[str, Any]]:
     ]
 
 
+def _joined(word: str, parts: list[Condition], clause: Clause) -> Condition:
+    shape = (word, tuple(part.shape for part in parts))
+    return Condition(shape, tuple(chain.from_iterable(part.values for part in parts)), clause)
+
+
 def _all(parts: list[Condition]) -> Condition:
-    key = ("and", tuple(part.key for part in parts))
-    return Condition(key, lambda source: and_(true(), *(part.clause(source) for part in parts)))
+    def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
+        return and_(true(), *[part.clause(source, bind) for part in parts])
+
+    return _joined("and", parts, clause)
 
 
 def _any(parts: list[Condition]) -> Condition:
-    def clause(source: FromClause) -> ColumnElement[bool]:
-        return or_(not_(true()), *(part.clause(source) for part in parts))
+    def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
+        return or_(false(), *[part.clause(source, bind) for part in parts])
 
-    return Condition(("or", tuple(part.key for part in parts)), clause)
+    return _joined("or", parts, clause)
 
 
 def _negated(part: Condition) -> Condition:
-    return Condition(("not", part.key), lambda source: part.clause(source).is_not(true()))
+    def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
+        return part.clause(source, bind).is_not(true())
+
+    return _joined("not", [part], clause)
 
 
 def _exists(relation: "Relation", condition: Condition) -> Condition:
-    def clause(source: FromClause) -> ColumnElement[bool]:
+    def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
         target = relation.target.table.alias()
         return (
-            scope.readable(target, literal(1), deleted=None if relation.to_one else False)
-            .where(relation.match(target, source.c[relation.key]), condition.clause(target))
+            scope.readable(target, literal_column("1"), deleted=None if relation.to_one else False)
+            .where(relation.match(target, source.c[relation.key]), condition.clause(target, bind))
             .correlate(source)
             .exists()
         )
 
-    return Condition(("some", id(relation), condition.key), clause)
+    return Condition(("some", id(relation), condition.shape), condition.values, clause)
 
 
 def _column_condition(
@@ -152,17 +188,31 @@ def _column_condition(
         compiler.count += 1
         if operand is None:
             raise _null(operator)
-        checked = _operand_value(types, name, operator, operand)
-        key = (name, operator, repr(checked))
-        parts.append(
-            Condition(
-                key,
-                lambda source, operator=operator, checked=checked: _OPERATORS[operator](  # type: ignore[misc]  # bound now
-                    source.c[column.name], checked
-                ),
-            )
-        )
+        operand = _operand_value(types, name, operator, operand)
+        parts.append(_comparison(column, operator, operand))
     return _all(parts)
+
+
+def _comparison(column: Column[Any], operator: str, operand: Any) -> Condition:
+    """One operator on one column."""
+    name = column.name
+    if operator == "is_null":
+
+        def null(source: FromClause, _bind: Binder) -> ColumnElement[bool]:
+            return source.c[name].is_(None) if operand else source.c[name].is_not(None)
+
+        return Condition((name, operator, operand), (), null)
+    if operator == "has_any":
+        # By containment, which the jsonb_path_ops index serves.
+        return _any([_comparison(column, "has_all", [item]) for item in operand])
+    if operator in _PATTERNS and not isinstance(column.type, JSONB):
+        operand = _PATTERNS[operator].format(_escaped(operand))
+        operator = "like"
+
+    def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
+        return _OPERATORS[operator](source.c[name], bind)
+
+    return Condition((name, operator), (operand,), clause)
 
 
 def _operand_value(types: "FilterTypes", name: str, operator: str, operand: Any) -> Any:
@@ -203,31 +253,30 @@ def _referred(mirror: Mirror, name: str) -> Any:
     return next(iter(mirror.table.columns[name].foreign_keys)).column.table
 
 
-def _like(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
-    return func.lower(column).like(func.lower(literal(pattern)), escape="\\")
-
-
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-_OPERATORS: dict[str, Callable[[ColumnElement[Any], Any], ColumnElement[bool]]] = {
-    "eq": lambda column, value: column == value,
-    "neq": lambda column, value: column.is_distinct_from(value),
-    "in_": lambda column, values: column.in_(values),
-    "not_in": lambda column, values: column.in_(values).is_not(true()),
-    "is_null": lambda column, value: column.is_(None) if value else column.is_not(None),
-    "gt": lambda column, value: column > value,
-    "gte": lambda column, value: column >= value,
-    "lt": lambda column, value: column < value,
-    "lte": lambda column, value: column <= value,
-    "contains": lambda column, value: (
-        column.contains(value)
-        if isinstance(column.type, JSONB)
-        else _like(column, f"%{_escaped(value)}%")
-    ),
-    "starts_with": lambda column, value: _like(column, f"{_escaped(value)}%"),
-    # By containment, which the jsonb_path_ops index serves.
-    "has_any": lambda column, values: or_(not_(true()), *(column.contains([v]) for v in values)),
-    "has_all": lambda column, values: column.contains(values),
+def _like(column: ColumnElement[Any], bind: Binder) -> ColumnElement[bool]:
+    return func.lower(column).like(func.lower(bind(Text())), escape="\\")
+
+
+def _among(column: ColumnElement[Any], bind: Binder) -> ColumnElement[bool]:
+    return column == any_(bind(ARRAY(column.type)))
+
+
+_PATTERNS = {"contains": "%{}%", "starts_with": "{}%"}
+
+_OPERATORS: dict[str, Callable[[ColumnElement[Any], Binder], ColumnElement[bool]]] = {
+    "eq": lambda column, bind: column == bind(column.type),
+    "neq": lambda column, bind: column.is_distinct_from(bind(column.type)),
+    "in_": _among,
+    "not_in": lambda column, bind: _among(column, bind).is_not(true()),
+    "gt": lambda column, bind: column > bind(column.type),
+    "gte": lambda column, bind: column >= bind(column.type),
+    "lt": lambda column, bind: column < bind(column.type),
+    "lte": lambda column, bind: column <= bind(column.type),
+    "like": _like,
+    "contains": lambda column, bind: column.contains(bind(column.type)),
+    "has_all": lambda column, bind: column.contains(bind(column.type)),
 }

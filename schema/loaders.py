@@ -6,6 +6,7 @@ cache that outlives a write would serve what was.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     FromClause,
+    Integer,
     Select,
     Uuid,
     bindparam,
@@ -26,8 +28,9 @@ from sqlalchemy import (
 
 from db import scope
 from db.session import Session
+from schema.filters import Binder
 from schema.mirror import Mirror
-from schema.pages import Page, PageRequest, bounds, order_by
+from schema.pages import Page, PageRequest, PageShape, bounds, order_by
 from schema.rows import Keys, Level, Row
 
 if TYPE_CHECKING:
@@ -84,14 +87,16 @@ class Loaders:
         """A page per key; for a root relation the one page, under None."""
 
         async def load(values: Sequence[UUID]) -> Pages:
-            names = self.names
+            columns = page_columns(relation, request.shape, self.names)
+            parameters = request.parameters
             if relation.root:
-                statement: Select[*tuple[Any, ...]] = page_select(relation, request, names, None)
-                level = await self.level(relation.target, statement)
+                statement = page_select(relation, request.shape, columns)
+                level = await self.level(relation.target, statement, parameters)
                 groups: dict[UUID | None, list[Row]] = {None: level.rows}
             else:
-                statement = pages_select(relation, request, names)
-                level = await self.level(relation.target, statement, {"keys": list(values)})
+                statement = pages_select(relation, request.shape, columns)
+                parameters["keys"] = list(values)
+                level = await self.level(relation.target, statement, parameters)
                 groups = {value: [] for value in values}
                 for row in level.rows:
                     groups[row.values[KEY]].append(row)
@@ -105,17 +110,16 @@ class Loaders:
         """How many rows there are per key, on all pages."""
 
         async def load(values: Sequence[UUID]) -> Counts:
+            shape, parameters = request.shape, request.filter_parameters
             if relation.root:
-                source = relation.target.table.alias()
-                statement = _narrowed(relation, request, source, None, func.count())
-                return {None: (await self._session.execute(statement))[0][0]}
-            rows = await self._session.execute(
-                counts_select(relation, request), {"keys": list(values)}
-            )
+                return {None: await self._session.scalar(count_select(relation, shape), parameters)}
+            parameters["keys"] = list(values)
+            rows = await self._session.execute(counts_select(relation, shape), parameters)
             return dict.fromkeys(values, 0) | {row[0]: row[1] for row in rows}
 
-        condition = request.condition.key if request.condition else None
-        return self._load(("counts", relation, condition, request.deleted), keys, load)
+        shape = request.shape
+        counted = (shape.filter, shape.deleted, repr(request.operands))
+        return self._load(("counts", relation, counted), keys, load)
 
     async def level(
         self, mirror: Mirror, statement: Executable, parameters: Mapping[str, object] | None = None
@@ -159,6 +163,9 @@ class Loaders:
         return loader.load(keys)
 
 
+STATEMENTS = 2_048
+"""How many statements of each kind are kept."""
+
 KEY = "engram_key"
 """The name under which a page's rows carry the key they were asked for by."""
 
@@ -167,59 +174,77 @@ def _keys_parameter() -> ColumnElement[Any]:
     return bindparam("keys", type_=ARRAY(Uuid))
 
 
+def page_columns(relation: "Relation", shape: PageShape, names: Names) -> tuple[str, ...]:
+    """The columns to read for a page: those asked for, and those of its order for the cursors."""
+    order = (term.column for term in shape.order)
+    return tuple(dict.fromkeys([*relation.target.loaded(names), *order]))
+
+
 def _narrowed(
     relation: "Relation",
-    request: PageRequest,
+    shape: PageShape,
     source: FromClause,
-    key: ColumnElement[Any] | None,
+    key: ColumnElement[Any],
     *columns: ColumnElement[Any],
 ) -> Select[*tuple[Any, ...]]:
-    """The rows of a relation that the request's filter keeps, on all pages."""
-    statement = scope.readable(source, *columns, deleted=request.deleted)
-    statement = statement.where(relation.match(source, key if key is not None else true()))
-    if request.condition is not None:
-        statement = statement.where(request.condition.clause(source))
+    """The rows of a relation that the filter keeps, on all pages."""
+    statement = scope.readable(source, *columns, deleted=shape.deleted)
+    statement = statement.where(relation.match(source, key))
+    if shape.clause is not None:
+        statement = statement.where(shape.clause(source, Binder()))
     return statement
 
 
+# Building a statement costs more than running a small one, so those in use are kept.
+
+
+@lru_cache(STATEMENTS)
 def page_select(
-    relation: "Relation", request: PageRequest, names: Names, key: ColumnElement[Any] | None
+    relation: "Relation", shape: PageShape, columns: tuple[str, ...]
 ) -> Select[*tuple[Any, ...]]:
-    """One page, and one row more to see whether others follow."""
+    """The one page of a root relation, and one row more to see whether others follow."""
+    return _page(relation, shape, columns, true())
+
+
+def _page(
+    relation: "Relation", shape: PageShape, columns: tuple[str, ...], key: ColumnElement[Any]
+) -> Select[*tuple[Any, ...]]:
     source = relation.target.table.alias()
-    wanted = dict.fromkeys(
-        [*relation.target.loaded(names), *(term.column for term in request.order)]
-    )
-    columns = [source.c[name] for name in wanted]
     return (
-        _narrowed(relation, request, source, key, *columns)
-        .where(*bounds(source, request))
-        .order_by(*order_by(source, request))
-        .limit(request.limit + 1)
+        _narrowed(relation, shape, source, key, *(source.c[name] for name in columns))
+        .where(*bounds(source, shape))
+        .order_by(*order_by(source, shape))
+        .limit(bindparam("limit", type_=Integer))
     )
 
 
+@lru_cache(STATEMENTS)
 def pages_select(
-    relation: "Relation", request: PageRequest, names: Names
+    relation: "Relation", shape: PageShape, columns: tuple[str, ...]
 ) -> Select[*tuple[Any, ...]]:
     """A page per key, in one statement: a lateral join walks the index once per key."""
     keys = _unnested_keys()
-    page = page_select(relation, request, names, keys.c.key).correlate(keys).lateral("page")
+    page = _page(relation, shape, columns, keys.c.key).correlate(keys).lateral("page")
     return select(keys.c.key.label(KEY), *page.c).select_from(keys.join(page, true()))
 
 
-def counts_select(relation: "Relation", request: PageRequest) -> Select[*tuple[Any, ...]]:
+@lru_cache(STATEMENTS)
+def count_select(relation: "Relation", shape: PageShape) -> Select[*tuple[Any, ...]]:
+    """The number of rows of a root relation."""
+    source = relation.target.table.alias()
+    return _narrowed(relation, shape, source, true(), func.count())
+
+
+@lru_cache(STATEMENTS)
+def counts_select(relation: "Relation", shape: PageShape) -> Select[*tuple[Any, ...]]:
     """The number of rows per key."""
     keys = _unnested_keys()
     source = relation.target.table.alias()
-    counted = _narrowed(relation, request, source, keys.c.key, func.count().label("count"))
+    counted = _narrowed(relation, shape, source, keys.c.key, func.count().label("count"))
     count = counted.correlate(keys).lateral("counted")
     return select(keys.c.key, count.c.count).select_from(keys.join(count, true()))
 
 
 def _unnested_keys() -> FromClause:
-    return (
-        func.unnest(_keys_parameter())
-        .table_valued(column("key", Uuid), name="keys")
-        .render_derived()
-    )
+    unnested = func.unnest(_keys_parameter())
+    return unnested.table_valued(column("key", Uuid), name="keys").render_derived()

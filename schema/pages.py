@@ -8,17 +8,17 @@ order's columns in one row, and the order itself, so that it is refused under an
 import base64
 import binascii
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import orjson
 import strawberry
-from sqlalchemy import ColumnElement, FromClause, UnaryExpression, and_, literal, or_, tuple_
+from sqlalchemy import ColumnElement, FromClause, UnaryExpression, and_, bindparam, or_, tuple_
 
 from schema.errors import ErrorCode, RequestError, bad_input
-from schema.filters import Condition
+from schema.filters import Clause, Condition
 from schema.mirror import Mirror, OrderTerm
 from schema.rows import Row
 from schema.scalars import clean_text
@@ -47,31 +47,53 @@ class PageInfo:
     end_cursor: str | None = strawberry.field(description="The cursor of the last edge.")
 
 
+Nulls = tuple[bool, ...]
+"""For each key of an order, whether a cursor holds null there."""
+
+
+@dataclass(frozen=True)
+class PageShape:
+    """What decides the text of a page's statement; its values travel as parameters."""
+
+    order: Order
+    backward: bool = False
+    after: Nulls | None = None
+    before: Nulls | None = None
+    filter: Hashable = None
+    deleted: bool = False
+    clause: Clause | None = field(default=None, compare=False)
+    """What the filter's shape stands for."""
+
+
 @dataclass(frozen=True)
 class PageRequest:
     """What a connection field was asked for."""
 
-    order: Order
+    shape: PageShape
     limit: int = DEFAULT_PAGE
-    backward: bool = False
-    after: tuple[Any, ...] | None = None
-    before: tuple[Any, ...] | None = None
-    condition: Condition | None = None
-    deleted: bool = False
+    after: tuple[Any, ...] = ()
+    before: tuple[Any, ...] = ()
+    operands: tuple[Any, ...] = ()
 
     @property
     def key(self) -> Hashable:
         """Equal for requests that have the same answer."""
-        condition = self.condition.key if self.condition else None
-        return (
-            self.order,
-            self.limit,
-            self.backward,
-            self.after,
-            self.before,
-            condition,
-            self.deleted,
-        )
+        return (self.shape, self.limit, self.after, self.before, repr(self.operands))
+
+    @property
+    def filter_parameters(self) -> dict[str, Any]:
+        """The values of the filter, by the names that a binder gives."""
+        return {f"v{i}": value for i, value in enumerate(self.operands)}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values of the page's statement."""
+        return {
+            "limit": self.limit + 1,
+            **{f"a{i}": value for i, value in enumerate(self.after)},
+            **{f"b{i}": value for i, value in enumerate(self.before)},
+            **self.filter_parameters,
+        }
 
 
 @dataclass(frozen=True)
@@ -98,13 +120,14 @@ class Page:
         """`rows` may hold one row more than asked for, which says that others follow."""
         more = len(rows) > request.limit
         kept = list(rows[: request.limit])
-        if request.backward:
+        shape = request.shape
+        if shape.backward:
             kept.reverse()
-        self.order = request.order
+        self.order = shape.order
         self.nodes = kept
         self._count = count
-        self._has_next = more if not request.backward else request.before is not None
-        self._has_previous = more if request.backward else request.after is not None
+        self._has_next = more if not shape.backward else shape.before is not None
+        self._has_previous = more if shape.backward else shape.after is not None
 
     @property
     def edges(self) -> list[Edge]:
@@ -140,14 +163,24 @@ def request_page(mirror: Mirror, default_order: Order, arguments: Mapping[str, A
             raise bad_input(f"`{name}` must be between 0 and {MAX_PAGE}.")
     size = first if first is not None else last
     order = _complete(mirror, arguments.get("order_by") or (), default_order)
-    return PageRequest(
+    after = _cursor(mirror, order, "after", arguments)
+    before = _cursor(mirror, order, "before", arguments)
+    condition: Condition | None = arguments.get("filter")
+    shape = PageShape(
         order=order,
-        limit=DEFAULT_PAGE if size is None else size,
         backward=last is not None,
-        after=_cursor(mirror, order, "after", arguments),
-        before=_cursor(mirror, order, "before", arguments),
-        condition=arguments.get("filter"),
+        after=None if after is None else tuple(value is None for value in after),
+        before=None if before is None else tuple(value is None for value in before),
+        filter=condition.shape if condition else None,
         deleted=bool(arguments.get("deleted")),
+        clause=condition.clause if condition else None,
+    )
+    return PageRequest(
+        shape=shape,
+        limit=DEFAULT_PAGE if size is None else size,
+        after=after or (),
+        before=before or (),
+        operands=condition.values if condition else (),
     )
 
 
@@ -233,38 +266,38 @@ def _is_big(column_type: Any) -> bool:
     return type(column_type).__name__ in ("BigInteger", "BIGINT")
 
 
-def order_by(source: FromClause, request: PageRequest) -> list[UnaryExpression[Any]]:
+def order_by(source: FromClause, shape: PageShape) -> list[UnaryExpression[Any]]:
     """The ORDER BY of a page; a backward page is read from its end."""
     return [
         source.c[term.column].desc()
-        if term.descending != request.backward
+        if term.descending != shape.backward
         else source.c[term.column].asc()
-        for term in request.order
+        for term in shape.order
     ]
 
 
-def bounds(source: FromClause, request: PageRequest) -> list[ColumnElement[bool]]:
-    """The rows strictly after `after` and strictly before `before`, in the order of the request."""
+def bounds(source: FromClause, shape: PageShape) -> list[ColumnElement[bool]]:
+    """The rows strictly after `after` and strictly before `before`, in the order of the shape."""
     clauses = []
-    if request.after is not None:
-        clauses.append(_beyond(source, request.order, request.after, reverse=False))
-    if request.before is not None:
-        clauses.append(_beyond(source, request.order, request.before, reverse=True))
+    if shape.after is not None:
+        clauses.append(_beyond(source, shape.order, shape.after, "a", reverse=False))
+    if shape.before is not None:
+        clauses.append(_beyond(source, shape.order, shape.before, "b", reverse=True))
     return clauses
 
 
 def _beyond(
-    source: FromClause, order: Order, values: tuple[Any, ...], *, reverse: bool
+    source: FromClause, order: Order, nulls: Nulls, prefix: str, *, reverse: bool
 ) -> ColumnElement[bool]:
     columns: list[ColumnElement[Any]] = [source.c[term.column] for term in order]
+    values = [
+        None if null else bindparam(f"{prefix}{i}", type_=column.type)
+        for i, (column, null) in enumerate(zip(columns, nulls, strict=True))
+    ]
     falling = [term.descending != reverse for term in order]
-    plain = len(set(falling)) == 1 and not any(
-        getattr(column, "nullable", True) for column in columns
-    )
-    if plain:
+    if len(set(falling)) == 1 and not any(_nullable(column) for column in columns):
         # One row comparison: PostgreSQL turns it into one range of the index.
-        bound = tuple_(*(literal(v, c.type) for v, c in zip(values, columns, strict=True)))
-        row = tuple_(*columns)
+        bound, row = tuple_(*values), tuple_(*columns)
         return row < bound if falling[0] else row > bound
     alternatives = []
     for position, column in enumerate(columns):
@@ -275,17 +308,20 @@ def _beyond(
     return or_(*alternatives)
 
 
-def _same(column: ColumnElement[Any], value: Any) -> ColumnElement[bool]:
+def _nullable(column: ColumnElement[Any]) -> bool:
+    return bool(getattr(column, "nullable", True))
+
+
+def _same(column: ColumnElement[Any], value: ColumnElement[Any] | None) -> ColumnElement[bool]:
     return column.is_(None) if value is None else column == value
 
 
 def _further(
-    column: ColumnElement[Any], value: Any, *, falling: bool
+    column: ColumnElement[Any], value: ColumnElement[Any] | None, *, falling: bool
 ) -> ColumnElement[bool] | None:
     """Strictly beyond `value`, where null is greater than everything (PostgreSQL's default)."""
     if falling:
         return column.is_not(None) if value is None else column < value
     if value is None:
         return None
-    greater = column > value
-    return or_(greater, column.is_(None)) if getattr(column, "nullable", True) else greater
+    return or_(column > value, column.is_(None)) if _nullable(column) else column > value
