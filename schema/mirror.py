@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address
 from typing import Any, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
 import strawberry
 from sqlalchemy import BigInteger, Column, Table
+from sqlalchemy.dialects.postgresql import INET
 from strawberry.types.auto import StrawberryAuto
 from strawberry.utils.str_converters import to_camel_case
 
@@ -174,7 +174,7 @@ def graphql_type(model: type[Base], name: str) -> Any:
         return BigInt if isinstance(column.type, BigInteger) else int
     if annotation in (str, bool, float, datetime):
         return annotation
-    if annotation is IPv4Address:
+    if isinstance(column.type, INET):
         return str
     return JSON
 
