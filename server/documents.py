@@ -30,6 +30,7 @@ from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 from server.cost import CostProgram
 from server.failures import Failure, failure, present
 from server.guard import Guard, Limits, too_complex
+from server.literals import bad_literals
 
 __all__ = ["Documents", "Operation", "Prepared"]
 
@@ -121,6 +122,9 @@ class Documents:
         measured = self.guard.measure(document)
         if measured.refusals:
             return refused(*measured.refusals)
+        unholdable = bad_literals(text, document)
+        if unholdable:
+            return Prepared(errors=tuple(present(error, "") for error in unholdable[:MAX_ERRORS]))
         errors = validate(
             self.schema,
             document,

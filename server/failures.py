@@ -13,13 +13,15 @@ from typing import TypedDict
 import structlog
 from graphql import ArgumentNode, DirectiveNode, GraphQLError, ValueNode
 
-from db.session import DatabaseUnavailable, StatementCancelled
+from db.connection import DatabaseUnavailable
+from db.session import StatementCancelled
 
 __all__ = ["Failure", "Place", "code_of", "failure", "from_client", "present", "reveal"]
 
 log = structlog.get_logger("engram.server")
 
 MASKED = "Internal server error"
+MAX_MESSAGE = 1_000  # characters
 # Faults a client may know about: the message says no more than that.
 KNOWN_FAULTS: dict[type[Exception], str] = {
     DatabaseUnavailable: "The database is not available.",
@@ -82,9 +84,13 @@ def reveal(errors: Iterable[GraphQLError], request_id: str) -> list[Failure]:
         entries.append(entry)
         # A field that fails for each of a thousand rows is one line in the log.
         place = ".".join(part for part in error.path or () if isinstance(part, str))
-        if (type(cause), place) not in logged:
-            logged.add((type(cause), place))
+        if (type(cause), place) in logged:
+            continue
+        logged.add((type(cause), place))
+        if message is MASKED:
             log.error("unexpected_error", request_id=request_id, path=place, exc_info=cause)
+        else:
+            log.warning("operation_stopped", request_id=request_id, path=place, reason=message)
     return entries
 
 
@@ -116,5 +122,7 @@ def root_cause(error: GraphQLError) -> BaseException:
 
 
 def printable(text: str) -> str:
-    """A message that can be written as JSON: it may quote a lone surrogate of the document."""
+    """A message that can be shown: it may quote a value of any length, or half a surrogate pair."""
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[:MAX_MESSAGE]}…"
     return text.encode("utf-8", "replace").decode("utf-8")

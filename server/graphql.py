@@ -6,6 +6,7 @@ send. So are the content types of browser forms.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from graphql import OperationType
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from db.session import DatabaseUnavailable
+from db.connection import DatabaseUnavailable
 from schema.context import Client
 from server.execution import Answer, Planned
 from server.failures import failure
@@ -53,11 +54,14 @@ class GraphQLEndpoint:
         operations: Operations,
         identity: Identity,
         options: HttpOptions,
+        stopping: asyncio.Event,
         page: Page | None = None,
     ) -> None:
+        """``stopping`` ends open streams once it is set."""
         self.operations = operations
         self.identity = identity
         self.options = options
+        self.stopping = stopping
         self.page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,6 +167,7 @@ class GraphQLEndpoint:
             headers={"vary": HEADERS["vary"]},
             heartbeat_seconds=self.options.heartbeat_seconds,
             check_seconds=self.options.check_seconds,
+            stopping=self.stopping,
             still_allowed=lambda: self.identity.still_valid(caller.actor),
         )
 

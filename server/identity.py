@@ -34,7 +34,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import tokens
 from db.models.accounts import ApiKey, LoginSession, User
 from db.scope import predicate, readable
-from db.session import DatabaseUnavailable, Session, SessionOptions
+from db.connection import DatabaseUnavailable
+from db.session import Session, SessionOptions
 from schema.context import Actor
 
 __all__ = ["Identity", "Unauthenticated", "bearer_token"]

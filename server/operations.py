@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import UUID
 
 from graphql import OperationType
 
@@ -34,8 +35,15 @@ class MakeContext(Protocol):
 class Operations:
     """Runs what callers ask for; shared by all transports."""
 
-    def __init__(self, runner: Runner, make_context: MakeContext) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        make_context: MakeContext,
+        written: Callable[[UUID], None] = lambda owner_id: None,
+    ) -> None:
+        """``written`` is told whose rows a mutation may have changed."""
         self.runner = runner
+        self.written = written
         self.make_context = make_context
         self.unattended: set[asyncio.Task[Answer]] = set()
 
@@ -59,6 +67,7 @@ class Run:
         self.operations = operations
         self.runner = operations.runner
         self.planned = planned
+        self.caller = caller
         self.statements: list[dict[str, object]] = []
         recorder = self.record if self.runner.development else None
         self.context = operations.make_context(caller, recorder)
@@ -69,6 +78,8 @@ class Run:
     async def execute(self) -> Answer:
         """The answer; in development with the statements that it cost."""
         answer = await self.runner.execute(self.planned, self.context)
+        if self.planned.kind is OperationType.MUTATION and self.caller.actor is not None:
+            self.operations.written(self.caller.actor.owner_id)
         if self.runner.development and answer.executed:
             session = self.context.anonymous_session
             answer.extensions["engram"] = {

@@ -35,9 +35,10 @@ async def send_events(
     headers: Mapping[str, str],
     heartbeat_seconds: float,
     check_seconds: float,
+    stopping: asyncio.Event,
     still_allowed: Callable[[], Awaitable[bool]],
 ) -> None:
-    """Stream answers until they end, the client goes, or its login does."""
+    """Stream answers until they end, the client goes, its login ends, or the server stops."""
     head = {
         "content-type": f"{EVENTS}; charset=utf-8",
         "cache-control": "no-cache, no-transform",
@@ -60,17 +61,20 @@ async def send_events(
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    gone = asyncio.ensure_future(wait_until_gone())
+    gone = asyncio.create_task(wait_until_gone())
+    stop = asyncio.create_task(stopping.wait())
     coming: asyncio.Future[Answer] = asyncio.ensure_future(anext(answers))
     written = checked = loop.time()
     pause = min(check_seconds, heartbeat_seconds)
     try:
         await write(HEARTBEAT)  # the headers go out at once, before the first event
         while True:
-            waiting: set[asyncio.Future[Any]] = {gone, coming}
+            waiting: set[asyncio.Future[Any]] = {gone, stop, coming}
             await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 return
+            if stop.done():
+                break
             if loop.time() - checked >= check_seconds:
                 checked = loop.time()
                 if not await still_allowed():
@@ -91,6 +95,7 @@ async def send_events(
         await write(COMPLETE, more=False)
     finally:
         gone.cancel()
+        stop.cancel()
         coming.cancel()
         with suppress(asyncio.CancelledError, StopAsyncIteration):
             await coming

@@ -13,7 +13,7 @@ from server.failures import MASKED, failure
 from server.negotiation import JSON
 from server.wire import send_json
 
-__all__ = ["Tracing"]
+__all__ = ["HEADER", "Tracing"]
 
 log = structlog.get_logger("engram.server")
 

@@ -1,0 +1,169 @@
+"""The application: what it is made of, and what is opened and closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from strawberry import Schema
+
+from db.engine import create_engine
+from db.notifications import Listener
+from db.security import verify_row_security
+from db.session import Recorder
+from schema import build_schema
+from schema.context import Context, Services
+from server.documents import Documents
+from server.execution import OperationContext, Runner
+from server.graphiql import Example, GraphiQL
+from server.graphql import GraphQLEndpoint, HttpOptions
+from server.health import alive, readiness
+from server.identity import Identity
+from server.operations import Caller, MakeContext, Operations
+from server.passwords import Argon2Passwords
+from server.settings import Settings
+from server.startup import application_engine
+from server.tracing import HEADER, Tracing
+from server.websocket import SocketEndpoint, SocketOptions
+
+__all__ = ["create_app"]
+
+log = structlog.get_logger("engram.server")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    schema: Schema | None = None,
+    engine: AsyncEngine | None = None,
+    make_context: MakeContext | None = None,
+    token: str | None = None,
+    examples: Sequence[Example] = (),
+) -> Starlette:
+    """The ASGI application of settings that name a database. Opens nothing by itself.
+
+    What is handed in stands for what the settings would make. ``token`` and ``examples`` are for
+    GraphiQL in development. ``app.state.stopping`` is an event that ends open streams when set.
+    """
+    schema = schema or build_schema()
+    engine = engine or application_engine(settings)
+    options = settings.session_options
+    listening = listening_engine(settings)
+    listener = Listener(listening)
+    passwords = Argon2Passwords(concurrency=settings.password_concurrency)
+    services = Services(
+        engine=engine,
+        passwords=passwords,
+        changes=listener,
+        options=options,
+        login_days=settings.session_lifetime_days,
+    )
+    documents = Documents(
+        schema._schema,
+        settings.limits,
+        suggestions=settings.development,
+        introspection=settings.allows_introspection,
+    )
+    runner = Runner(schema, documents, development=settings.development)
+    identity = Identity(engine, options)
+    operations = Operations(runner, make_context or contexts_of(services), identity.forget)
+    stopping = asyncio.Event()
+    page = GraphiQL(token=token, examples=examples) if settings.allows_introspection else None
+    endpoint = GraphQLEndpoint(
+        operations,
+        identity,
+        HttpOptions(
+            max_body_bytes=settings.body_limit_bytes,
+            body_seconds=settings.body_timeout_seconds,
+            max_batch=settings.max_batch,
+        ),
+        stopping,
+        page,
+    )
+    socket = SocketEndpoint(
+        operations,
+        identity,
+        SocketOptions(
+            max_message_bytes=settings.body_limit_bytes,
+            origins=frozenset(settings.allowed_origins),
+        ),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            await verify_row_security(engine, options)
+            await listener.start()
+            yield
+        finally:
+            await operations.drain(settings.shutdown_grace_seconds)
+            await identity.close()
+            await listener.stop()
+            passwords.close()
+            await listening.dispose()
+            await engine.dispose()
+
+    routes: list[BaseRoute] = [
+        Route("/healthz", alive, methods=["GET"]),
+        Route("/readyz", readiness(engine), methods=["GET"]),
+        *(page.routes if page is not None else ()),
+        Route("/graphql", endpoint),
+        WebSocketRoute("/graphql", socket),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Tracing), *cross_origin(settings)],
+        lifespan=lifespan,
+    )
+    app.state.stopping = stopping
+    return app
+
+
+def contexts_of(services: Services) -> MakeContext:
+    """Contexts of the real schema."""
+
+    def make(caller: Caller, recorder: Recorder | None) -> OperationContext:
+        return Context(
+            services,
+            caller.actor,
+            request_id=caller.request_id,
+            client=caller.client,
+            recorder=recorder,
+        )
+
+    return make
+
+
+def listening_engine(settings: Settings) -> AsyncEngine:
+    """An engine for the one connection that listens, past any pooler."""
+    url: SecretStr | None = (
+        settings.database_listen_url or settings.database_migration_url or settings.database_url
+    )
+    assert url is not None
+    return create_engine(
+        url.get_secret_value(), pooled=False, authority=settings.database_ca, pooler="session"
+    )
+
+
+def cross_origin(settings: Settings) -> list[Middleware]:
+    """Answers for the browsers of other origins, where there are any."""
+    if not settings.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["POST"],
+            allow_headers=["authorization", "content-type", HEADER],
+            expose_headers=[HEADER],
+            max_age=600,
+        )
+    ]

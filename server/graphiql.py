@@ -1,0 +1,123 @@
+"""GraphiQL, the page to try the API on: GET /graphql from a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import structlog
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from server.assets import ASSETS, CDN, SOURCES, STATIC, Asset, installed
+
+__all__ = ["Example", "GraphiQL"]
+
+log = structlog.get_logger("engram.server")
+
+ASSETS_PATH = "/graphql/assets"
+SCRIPT = "graphiql.js"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An operation to start from, in a tab of its own."""
+
+    query: str
+    variables: str = "{}"
+
+
+class GraphiQL:
+    """The page and its files.
+
+    In development it has a token in its headers editor; otherwise one is pasted there. Its script
+    and its data are apart, so that nothing inline is ever run.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        examples: Sequence[Example] = (),
+        static: Path = STATIC,
+    ) -> None:
+        self.local = installed(static)
+        if not self.local:
+            log.warning(
+                "graphiql_from_cdn", cdn=CDN, remedy="install npm and run python -m server.assets"
+            )
+        self.static = static
+        self.html = page(
+            [asset for asset in ASSETS if asset.name.endswith(".css")],
+            [asset for asset in ASSETS if asset.name.endswith(".js")],
+            {
+                "url": "/graphql",
+                "token": token,
+                "examples": [
+                    {"query": example.query, "variables": example.variables} for example in examples
+                ],
+            },
+            local=self.local,
+        )
+        sources = "'self'" if self.local else f"'self' {CDN}/"
+        self.headers = {
+            "content-security-policy": (
+                f"default-src 'none'; script-src {sources}; style-src {sources} 'unsafe-inline'; "
+                f"font-src {sources} data:; img-src 'self' data:; connect-src 'self' ws: wss:; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            ),
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+            "vary": "Accept",
+        }
+
+    @property
+    def routes(self) -> list[Mount]:
+        """Where the page's files are served."""
+        mounts = [Mount(f"{ASSETS_PATH}/engram", StaticFiles(directory=SOURCES / "page"))]
+        if self.local:
+            mounts.append(Mount(ASSETS_PATH, StaticFiles(directory=self.static)))
+        return mounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await HTMLResponse(self.html, headers=self.headers)(scope, receive, send)
+
+
+def page(
+    styles: Sequence[Asset], scripts: Sequence[Asset], data: dict[str, object], *, local: bool
+) -> str:
+    def where(asset: Asset, attribute: str) -> str:
+        if local:
+            return f'{attribute}="{ASSETS_PATH}/{escape(asset.name)}"'
+        return (
+            f'{attribute}="{escape(asset.url)}" integrity="{asset.integrity}" '
+            'crossorigin="anonymous"'
+        )
+
+    # Inside a script element only "</" and "<!--" could end the data.
+    config = json.dumps(data).replace("<", "\\u003c")
+    links = "\n".join(f'<link rel="stylesheet" {where(style, "href")}>' for style in styles)
+    loads = "\n".join(f"<script {where(script, 'src')} defer></script>" for script in scripts)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Engram GraphiQL</title>
+<link rel="icon" href="data:,">
+{links}
+<style>body {{ margin: 0 }} #graphiql {{ height: 100vh; height: 100dvh }}</style>
+</head>
+<body>
+<div id="graphiql">Loading…</div>
+<script type="application/json" id="config">{config}</script>
+{loads}
+<script src="{ASSETS_PATH}/engram/{SCRIPT}" defer></script>
+</body>
+</html>
+"""

@@ -1,0 +1,163 @@
+"""The edge, served by a real uvicorn on a free port of this machine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+
+from db import tokens
+from server.app import create_app
+from server.settings import Settings
+from tests.conftest import NewOwner
+from tests.edge.schema import edge_schema
+
+GRAPHQL = "application/graphql-response+json"
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A log-in of a person nobody else uses."""
+
+    owner_id: UUID
+    id: UUID
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+
+@dataclass
+class Served:
+    """An application that is being served."""
+
+    app: Starlette
+    port: int
+    client: httpx.AsyncClient
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/graphql"
+
+    @property
+    def socket_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/graphql"
+
+    async def post(
+        self, query: str, variables: dict[str, Any] | None = None, **headers: str
+    ) -> httpx.Response:
+        """Ask as a modern client does."""
+        return await self.client.post(
+            "/graphql",
+            json={"query": query, "variables": variables},
+            headers={"accept": GRAPHQL} | headers,
+        )
+
+    async def send(self, body: bytes, **headers: str) -> httpx.Response:
+        """Send a body as it is."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(
+            "/graphql",
+            content=body,
+            headers={"accept": GRAPHQL, "content-type": JSON} | named,
+        )
+
+
+@asynccontextmanager
+async def serving(app: Starlette, **options: Any) -> AsyncIterator[Served]:
+    """Serve an application until the block ends."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5, **options
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        if task.done():
+            await task
+            raise RuntimeError("The server did not start; the log says why.")
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Served(app, port, client)
+    finally:
+        app.state.stopping.set()
+        server.should_exit = True
+        await task
+
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="session")
+def make_settings(database_url: str) -> MakeSettings:
+    """Settings of a public server on the worker's database; keywords change them."""
+
+    def make(**changes: Any) -> Settings:
+        named = {"database_url": SecretStr(database_url), "engram_environment": "production"}
+        return Settings(_env_file=None, **(named | {"introspection": True} | changes))
+
+    return make
+
+
+@pytest_asyncio.fixture(scope="session")
+async def served(make_settings: MakeSettings) -> AsyncIterator[Served]:
+    """The test schema, as a public server serves it."""
+    async with serving(create_app(make_settings(), schema=edge_schema)) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="session")
+async def developing(make_settings: MakeSettings) -> AsyncIterator[Served]:
+    """The test schema, as a developer sees it, with batches on."""
+    settings = make_settings(engram_environment="development", max_batch=8)
+    async with serving(create_app(settings, schema=edge_schema)) as served:
+        yield served
+
+
+NewLogin = Callable[..., Awaitable[Login]]
+
+
+@pytest.fixture
+def new_login(new_owner: NewOwner, admin_engine: AsyncEngine) -> NewLogin:
+    """`await new_login()` is the log-in of a new person; `of=owner_id` another of the same."""
+
+    async def make(*, of: UUID | None = None, expires_in: float = 3600, key: bool = False) -> Login:
+        owner_id = of or await new_owner()
+        minted = tokens.mint(owner_id)
+        values = {
+            "owner_id": owner_id,
+            "hash": minted.hash,
+            "expires_at": datetime.now(UTC) + timedelta(seconds=expires_in),
+        }
+        statement = (
+            "INSERT INTO api_keys (owner_id, key_hash, expires_at, name, prefix, scopes)"
+            " VALUES (:owner_id, :hash, :expires_at, 'key', 'eg_', '[\"read\"]') RETURNING id"
+            if key
+            else "INSERT INTO login_sessions (owner_id, token_hash, expires_at)"
+            " VALUES (:owner_id, :hash, :expires_at) RETURNING id"
+        )
+        async with admin_engine.connect() as connection:
+            identifier = (await connection.execute(text(statement), values)).scalar_one()
+        return Login(owner_id, identifier, minted.token)
+
+    return make
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test counts under."""
+    return uuid4().hex
