@@ -190,7 +190,9 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         sa_column_kwargs=BOOKKEEPING,
         description="When the claim lapses without a heartbeat.",
     )
-    attempts: int = Field(default=0, ge=0, description="How many claims were made and not released.")
+    attempts: int = Field(
+        default=0, ge=0, description="How many claims were made and not released."
+    )
     result: dict[str, object] | None = json_column(
         max_bytes=262_144, nullable=True, description="What came of it."
     )
