@@ -4,6 +4,7 @@ Refused
 ├── Invalid          values that break a rule, every one of them
 ├── Missing          no such row, or not the caller's
 ├── Stale            the row has changed since the version the caller saw
+├── Several          more than one of these
 ├── KeyReused        an idempotency key that came with another request before
 ├── Denied           the caller may not do this
 ├── Unauthenticated  nobody is logged in, or the credentials are wrong
@@ -55,13 +56,30 @@ class Missing(Refused):
 
 
 class Stale(Refused):
-    """The row is not at the version the caller expected; `current` is the row as it is."""
+    """The row is not as the caller expected; `current` is the row as it is."""
 
-    def __init__(self, entity: str, current: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        entity: str,
+        current: Mapping[str, Any],
+        path: tuple[str, ...] = (),
+        *,
+        message: str | None = None,
+    ) -> None:
+        """`message` says what was expected where it is not the version."""
         self.entity = entity
         self.current = current
         self.path = path
-        super().__init__(f"This {entity.replace('_', ' ')} is at version {current['version']}.")
+        default = f"This {entity.replace('_', ' ')} is at version {current['version']}."
+        super().__init__(message or default)
+
+
+class Several(Refused):
+    """More than one refusal, as of the items of a list."""
+
+    def __init__(self, refusals: Iterable[Refused]) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__("; ".join(str(refusal) for refusal in self.refusals))
 
 
 class KeyReused(Refused):
@@ -82,3 +100,7 @@ class Limited(Refused):
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class Overtaken(Exception):
+    """What was read before the transaction is not so any more: the write is to be tried anew."""

@@ -24,6 +24,9 @@ class Minted(NamedTuple):
     secret: bytes
     hash: bytes
 
+    def __repr__(self) -> str:
+        return "<a new token>"
+
 
 class Parsed(NamedTuple):
     """What a token says. Nothing is proven until the secret's hash is found."""
@@ -31,10 +34,13 @@ class Parsed(NamedTuple):
     owner_id: UUID
     secret: bytes
 
+    def __repr__(self) -> str:
+        return f"<a token of {self.owner_id}>"
 
-def mint(owner_id: UUID) -> Minted:
-    """Make a token for a person."""
-    secret = secrets.token_bytes(SECRET_BYTES)
+
+def mint(owner_id: UUID, secret: bytes | None = None) -> Minted:
+    """Make a token for a person, with a random secret unless one is given."""
+    secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
     text = urlsafe_b64encode(secret).rstrip(b"=").decode()
     return Minted(f"eg_{owner_id.hex}_{text}", secret, hashed(secret))
 

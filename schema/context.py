@@ -65,6 +65,10 @@ class Passwords(Protocol):
         """Whether the hash is of this password; takes as long when there is no hash."""
         ...
 
+    def outdated(self, password_hash: str) -> bool:
+        """Whether the hash is weaker than a new one would be."""
+        ...
+
 
 class Changes(Protocol):
     """The process's one source of change notices."""
@@ -158,11 +162,11 @@ class Context:
             raise RequestError(f"This key does not have the scope {scope}.", ErrorCode.FORBIDDEN)
         return self.actor
 
-    def become(self, actor: Actor) -> None:
-        """Go on as a person who has just signed up or logged in; nothing may be open."""
+    def become(self, actor: Actor | None) -> None:
+        """Go on as who has just signed up or logged in, or as nobody; nothing may be open."""
+        self._session.owner_id = actor.owner_id if actor else None
+        self._session.author = _author(actor, self.request_id) if actor else None
         self.actor = actor
-        self._session.owner_id = actor.owner_id
-        self._session.author = _author(actor, self.request_id)
 
     async def renew(self) -> None:
         """After a write: end the snapshot and forget what was loaded."""

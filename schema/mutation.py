@@ -9,7 +9,7 @@ key; a deadlock is tried again; what was loaded before is forgotten.
 import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
@@ -17,13 +17,14 @@ from uuid import UUID
 
 import orjson
 import strawberry
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from strawberry.types.unset import UNSET
 from strawberry.utils.str_converters import to_camel_case
 
 from db import idempotency
 from db.base import Base
-from db.refusals import Denied, Refused, Unauthenticated, invalid
+from db.constraints import violated
+from db.refusals import Denied, Overtaken, Refused, Unauthenticated, invalid
 from schema.context import Context, Info, Scope
 from schema.inputs import MAX_KEY_CHARS, check_text
 from schema.mirror import MIRRORS, by_key, is_shareable
@@ -34,7 +35,7 @@ T = TypeVar("T", bound=type)
 P = TypeVar("P", bound="Payload")
 
 ATTEMPTS = 3
-"""How often a transaction that deadlocked is tried in all."""
+"""How often a transaction that deadlocked or was overtaken is tried in all."""
 _TRY_AGAIN = ("40001", "40P01")
 
 SECRET = {"secret": True}
@@ -66,10 +67,21 @@ def shown(model: type[Base], rows: Iterable[Any]) -> list[Any]:
     return list(Level(MIRRORS[model], (dict(row._mapping) for row in rows)).rows)
 
 
+def secret(*, description: str, default: object = MISSING) -> Any:
+    """Declare a field of an input or a payload that is never stored, hashed plainly or printed."""
+    declared: Any = strawberry.field(description=description, default=default, metadata=SECRET)
+    declared.repr = False
+    return declared
+
+
 def mutation(
-    *, description: str, access: Scope | None = "write"
+    *, description: str, access: Scope | None = "write", transaction: bool = True
 ) -> Callable[[Callable[..., Awaitable[P]]], Any]:
-    """Declare a mutation field; `access` None is open to everybody."""
+    """Declare a mutation field; `access` None is open to everybody.
+
+    With `transaction` False the work opens its own, and minds the idempotency key itself: it has
+    something slow to do first, or does not know yet whose transaction it will be.
+    """
 
     def declare(work: Callable[..., Awaitable[P]]) -> Any:
         payload_type: type[P] = get_type_hints(work)["return"]
@@ -78,9 +90,12 @@ def mutation(
         @functools.wraps(work)
         async def resolve(self: Any, info: Info, input: Any) -> P:
             context = info.context
+            do: Callable[[], Awaitable[P]] = functools.partial(work, self, info, input)
+            if transaction:
+                do = functools.partial(_once, context, operation, payload_type, input, do)
             try:
                 _authorize(context, access)
-                answer = await _attempt(context, operation, payload_type, work, self, info, input)
+                answer = await _attempt(do)
             except Refused as refused:
                 answer = payload_type(problems=problems(refused))
             finally:
@@ -103,47 +118,48 @@ def _authorize(context: Context, access: Scope | None) -> None:
         raise Denied(f"This key does not have the scope {access}.")
 
 
-async def _attempt(
-    context: Context,
-    operation: str,
-    payload_type: type[P],
-    work: Callable[..., Awaitable[P]],
-    self: Any,
-    info: Info,
-    input: Any,
-) -> P:
+async def _attempt(do: Callable[[], Awaitable[P]]) -> P:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return await _once(context, operation, payload_type, work, self, info, input)
-        except DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", None)
-            if attempt == ATTEMPTS or state not in _TRY_AGAIN:
+            return await do()
+        except (DBAPIError, Overtaken) as error:
+            if _is_orphan(error):
+                raise Unauthenticated("This account is gone.") from None
+            if attempt == ATTEMPTS or not _may_pass(error):
                 raise
     raise AssertionError("unreachable")
+
+
+def _is_orphan(error: Exception) -> bool:
+    """Whether a row was refused as its owner has been erased, which a login outlives by seconds."""
+    name = violated(error) if isinstance(error, IntegrityError) else None
+    return name is not None and name.startswith("fk_") and name.endswith("_owner_id")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same transaction may succeed when it is tried again."""
+    return isinstance(error, Overtaken) or (
+        isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
+    )
 
 
 async def _once(
     context: Context,
     operation: str,
     payload_type: type[P],
-    work: Callable[..., Awaitable[P]],
-    self: Any,
-    info: Info,
     input: Any,
+    do: Callable[[], Awaitable[P]],
 ) -> P:
     key = idempotency_key(input)
-    if context.actor is None:
-        # Without a person there is no owner yet: the work opens its own transaction.
-        return await work(self, info, input)
     async with context.session.transaction():
         if key is None:
-            return await work(self, info, input)
+            return await do()
         stored = await idempotency.claim(context.session, operation, key, fingerprint(input))
         if stored is not None:
             answer = restore(payload_type, stored)
             await answer.replayed(context)
             return answer
-        answer = await work(self, info, input)
+        answer = await do()
         await idempotency.keep(context.session, operation, key, store(answer))
         return answer
 
