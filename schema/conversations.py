@@ -1,12 +1,54 @@
 """Conversations, messages and their parts, as GraphQL shows them."""
 
+from typing import Any
+
+from sqlalchemy import ColumnElement, FromClause, Uuid, and_, bindparam
 from strawberry import auto
 
+from db import scope
 from db.models import conversations
+from schema.branches import branch
 from schema.mirror import mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import many, one, root, root_row
+from schema.relations import RowArgument, first, many, one, related, root, root_row
+
+MESSAGES = conversations.Message.__table__
+
+
+def _is_leaf(message: FromClause, leaf_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    return message.c.id == leaf_id
+
+
+def _is_asked_leaf(message: FromClause, conversation_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    asked = message.c.id == bindparam("argument", type_=Uuid)
+    return and_(message.c.conversation_id == conversation_id, asked)
+
+
+def _is_first_root(message: FromClause, conversation_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    roots = MESSAGES.alias()
+    earliest = (
+        scope.readable(roots, roots.c.id)
+        .where(roots.c.conversation_id == conversation_id, roots.c.depth == 0)
+        .order_by(roots.c.created_at, roots.c.id)
+        .limit(1)
+    )
+    return message.c.id == earliest.correlate_except(roots).scalar_subquery()
+
+
+def _is_sibling(message: FromClause, sibling_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    # All messages of one depth of a conversation are together in an index.
+    one_of = MESSAGES.alias()
+
+    def its(column: str) -> ColumnElement[Any]:
+        value = scope.readable(one_of, one_of.c[column]).where(one_of.c.id == sibling_id)
+        return value.correlate_except(one_of).scalar_subquery()
+
+    return and_(
+        message.c.conversation_id == its("conversation_id"),
+        message.c.depth == its("depth"),
+        message.c.parent_id.is_not_distinct_from(its("parent_id")),
+    )
 
 
 @mirror(
@@ -26,6 +68,27 @@ class Conversation(Node):
     updated_at: auto
     deleted_at: auto
     active_leaf: "Message" = one(conversations.Conversation.active_leaf_id)
+    messages: Connection["Message"] = branch(
+        key="active_leaf_id",
+        start=_is_leaf,
+        description="The active branch: its messages from the first to the active leaf.",
+    )
+    branch: Connection["Message"] = branch(
+        key="id",
+        start=_is_asked_leaf,
+        argument=RowArgument("leaf_id", conversations.Message, "The last message of the branch."),
+        description=(
+            "Another branch: its messages from the first to a leaf; empty when the leaf is not"
+            " a message of this conversation."
+        ),
+    )
+    root: "Message" = first(
+        conversations.Message,
+        key="id",
+        match=_is_first_root,
+        default_order=("created_at",),
+        description="The message that the conversation started with; null while it has none.",
+    )
 
 
 @mirror(
@@ -51,6 +114,13 @@ class Message(Node):
     parent: "Message" = one(conversations.Message.parent_id)
     children: Connection["Message"] = many(
         conversations.Message.parent_id, default_order=("created_at",)
+    )
+    siblings: Connection["Message"] = related(
+        conversations.Message,
+        key="id",
+        match=_is_sibling,
+        default_order=("created_at",),
+        description="The messages that follow the same one, this one among them: its variants.",
     )
     parts: Connection["MessagePart"] = many(conversations.MessagePart.message_id)
 

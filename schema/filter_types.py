@@ -157,6 +157,8 @@ class FilterTypes:
                     scalar_filter(strawberry.ID),
                     f"Conditions on the id of `{to_camel_case(name)}`.",
                 )
+            if relation.argument is not None or relation.first:
+                continue
             members[name] = (
                 types[relation.target].relation,
                 f"Conditions on `{to_camel_case(name)}`.",

@@ -118,7 +118,7 @@ class Loaders:
             return dict.fromkeys(values, 0) | {row[0]: row[1] for row in rows}
 
         shape = request.shape
-        counted = (shape.filter, shape.deleted, repr(request.operands))
+        counted = (shape.filter, shape.deleted, repr(request.operands), request.argument)
         return self._load(("counts", relation, counted), keys, load)
 
     async def level(
@@ -186,10 +186,11 @@ def _narrowed(
     source: FromClause,
     key: ColumnElement[Any],
     *columns: ColumnElement[Any],
+    page: bool = False,
 ) -> Select[*tuple[Any, ...]]:
-    """The rows of a relation that the filter keeps, on all pages."""
+    """The rows of a relation that the filter keeps, on all pages or at least on its own."""
     statement = scope.readable(source, *columns, deleted=shape.deleted)
-    statement = statement.where(relation.match(source, key))
+    statement = statement.where(relation.matching(source, key, shape, page=page))
     if shape.clause is not None:
         statement = statement.where(shape.clause(source, Binder()))
     return statement
@@ -211,7 +212,7 @@ def _page(
 ) -> Select[*tuple[Any, ...]]:
     source = relation.target.table.alias()
     return (
-        _narrowed(relation, shape, source, key, *(source.c[name] for name in columns))
+        _narrowed(relation, shape, source, key, *(source.c[name] for name in columns), page=True)
         .where(*bounds(source, shape))
         .order_by(*order_by(source, shape))
         .limit(bindparam("limit", type_=Integer))

@@ -74,16 +74,19 @@ class PageRequest:
     after: tuple[Any, ...] = ()
     before: tuple[Any, ...] = ()
     operands: tuple[Any, ...] = ()
+    argument: UUID | None = None
+    """The row that the field's own argument names, where it has one."""
 
     @property
     def key(self) -> Hashable:
         """Equal for requests that have the same answer."""
-        return (self.shape, self.limit, self.after, self.before, repr(self.operands))
+        return (self.shape, self.limit, self.after, self.before, repr(self.operands), self.argument)
 
     @property
     def filter_parameters(self) -> dict[str, Any]:
-        """The values of the filter, by the names that a binder gives."""
-        return {f"v{i}": value for i, value in enumerate(self.operands)}
+        """The values of the filter, by the names that a binder gives, and the field's argument."""
+        values = {f"v{i}": value for i, value in enumerate(self.operands)}
+        return values if self.argument is None else {**values, "argument": self.argument}
 
     @property
     def parameters(self) -> dict[str, Any]:

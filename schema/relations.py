@@ -3,13 +3,16 @@
     one(work.Task.project_id)        the row that a foreign key names
     many(work.Task.project_id)       the rows whose foreign key names this one, as a connection
     related(work.Task, ...)          rows that another rule relates, as a connection
+    first(work.Task, ...)            the first of them alone
     root(work.Task) / root_row(...)  where a query starts
 
 There is no lazy loading: a resolver asks its operation's loaders for its whole level at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import strawberry
 from sqlalchemy import ColumnElement, ForeignKeyConstraint, FromClause, Table, true
@@ -25,10 +28,19 @@ from schema.errors import ErrorCode, RequestError
 from schema.filter_types import FilterTypes, order_terms
 from schema.loaders import ROOT, Loaders
 from schema.mirror import MIRRORS, Mirror, OrderTerm, by_table
-from schema.pages import MAX_PAGE, Order, request_page
+from schema.pages import MAX_PAGE, Order, Page, PageShape, request_page
 from schema.rows import Row
 
 Match = Callable[[FromClause, ColumnElement[Any]], ColumnElement[bool]]
+
+
+@dataclass(frozen=True)
+class RowArgument:
+    """An argument that a relation field asks for: the id of a row of `model`."""
+
+    name: str
+    model: type[Base]
+    description: str
 
 
 class Relation:
@@ -45,6 +57,8 @@ class Relation:
         foreign_key: str | None = None,
         nullable: bool = False,
         default_order: Sequence[str] | None = None,
+        first: bool = False,
+        argument: RowArgument | None = None,
     ) -> None:
         """`key` is the column of the source row whose value the loaders are asked with; `match`
         says which target rows belong to a key; `foreign_key` is the column it stands for."""
@@ -55,7 +69,15 @@ class Relation:
         self.root = root
         self.foreign_key = foreign_key
         self.nullable = nullable
+        self.first = first
+        self.argument = argument
         self._default_order = default_order
+
+    def matching(
+        self, target: FromClause, key: ColumnElement[Any], shape: PageShape, *, page: bool
+    ) -> ColumnElement[bool]:
+        """Which rows belong to a key: all of them, or of a page at least those it may hold."""
+        return self.match(target, key)
 
     @property
     def target(self) -> Mirror:
@@ -104,6 +126,8 @@ class RelationField(StrawberryField):
             return self._root_row(loaders, kwargs["id"])
         if self.relation.to_one:
             return self._row(loaders, source)
+        if self.relation.first:
+            return self._first(loaders, source)
         return self._page(loaders, source, kwargs)
 
     async def _row(self, loaders: Loaders, source: Row) -> Row | None:
@@ -119,17 +143,23 @@ class RelationField(StrawberryField):
     async def _root_row(self, loaders: Loaders, text: str) -> Row | None:
         return await load_by_id(loaders, self.relation.target, text)
 
-    async def _page(self, loaders: Loaders, source: Row | None, kwargs: Mapping[str, Any]) -> Any:
-        request = request_page(
-            self.relation.target, self.relation.default_order, self._checked(kwargs)
-        )
-        if self.relation.root:
-            return (await loaders.pages(self.relation, request, ROOT))[None]
+    async def _first(self, loaders: Loaders, source: Row) -> Row | None:
+        page = await self._page(loaders, source, {"first": 1})
+        return page.nodes[0] if page.nodes else None
+
+    async def _page(self, loaders: Loaders, source: Row | None, kwargs: Mapping[str, Any]) -> Page:
+        relation = self.relation
+        request = request_page(relation.target, relation.default_order, self._checked(kwargs))
+        if relation.argument is not None:
+            argument = decoded(MIRRORS[relation.argument.model], kwargs[relation.argument.name])
+            request = replace(request, argument=argument)
+        if relation.root:
+            return (await loaders.pages(relation, request, ROOT))[None]
         assert source is not None
-        keys = source.level.keys(self.relation.key)
-        pages = await loaders.pages(self.relation, request, keys)
-        value = source.values[self.relation.key]
-        return pages[value] if value is not None else loaders.empty_page(self.relation, request)
+        keys = source.level.keys(relation.key)
+        pages = await loaders.pages(relation, request, keys)
+        value = source.values[relation.key]
+        return pages[value] if value is not None else loaders.empty_page(relation, request)
 
     def _checked(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: value for name, value in kwargs.items() if value is not None}
@@ -147,11 +177,20 @@ async def load_by_id(loaders: Loaders, target: Mirror, text: str) -> Row | None:
     Raises:
         RequestError: BAD_ID, when the text is not an id of the target's type.
     """
+    value = decoded(target, text)
+    return (await loaders.rows(target, loaders.keys(value), deleted=False)).get(value)
+
+
+def decoded(target: Mirror, text: str) -> UUID:
+    """The UUID in a global id of the target's type.
+
+    Raises:
+        RequestError: BAD_ID.
+    """
     try:
-        value = ids.decode_as(target.key, text)
+        return ids.decode_as(target.key, text)
     except ids.BadId as error:
         raise RequestError(str(error), ErrorCode.BAD_ID) from None
-    return (await loaders.rows(target, loaders.keys(value), deleted=False)).get(value)
 
 
 def one(foreign_key: object, *, description: str | None = None) -> Any:
@@ -200,6 +239,19 @@ def related(
     return RelationField(relation, description=description)
 
 
+def first(
+    model: type[Base],
+    *,
+    key: str,
+    match: Match,
+    description: str,
+    default_order: Sequence[str] | None = None,
+) -> Any:
+    """The first of the rows of `model` that `match` relates to this row; null if there is none."""
+    relation = Relation(model, key=key, match=match, default_order=default_order, first=True)
+    return RelationField(relation, description=description)
+
+
 def root(
     model: type[Base],
     *,
@@ -244,8 +296,8 @@ def finish_field(
     if field.single:
         annotation: Any = target.cls | None
         arguments = [_argument("id", strawberry.ID, "The id.", required=True)]
-    elif relation.to_one:
-        annotation = target.cls | None if relation.nullable else target.cls
+    elif relation.to_one or relation.first:
+        annotation = target.cls | None if relation.nullable or relation.first else target.cls
         arguments = []
     else:
         annotation = connections[target]
@@ -275,6 +327,9 @@ def _page_arguments(relation: Relation, types: FilterTypes) -> list[StrawberryAr
         arguments.append(
             _argument("order_by", list[types.order], "In which order; the id is the last key.")  # type: ignore[name-defined]  # a class made at run time
         )
+    if relation.argument is not None:
+        asked = relation.argument
+        arguments.insert(0, _argument(asked.name, strawberry.ID, asked.description, required=True))
     if relation.root and "deleted_at" in relation.target.table.columns:
         arguments.append(_argument("deleted", bool, "Deleted rows instead of live ones."))
     return arguments
