@@ -26,10 +26,9 @@ def configure(*, json: bool, level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Processor] = (
-        [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if json
         else [
-            hide_secrets,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
@@ -49,6 +48,7 @@ def configure(*, json: bool, level: str = "info") -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _without_colours,
                 *final,
+                _without_secrets,
             ],
         )
     )
@@ -72,14 +72,9 @@ def _without_colours(
     return record
 
 
-def hide_secrets(
-    _logger: object, _method: str, record: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """The last net: a bearer token or a URL's password never reaches the log."""
-    for key, value in record.items():
-        if isinstance(value, str):
-            record[key] = hidden(value)
-    return record
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:
+    """The last net: whatever went into the line, no token and no URL's password comes out."""
+    return hidden(str(line))
 
 
 def hidden(text: str) -> str:

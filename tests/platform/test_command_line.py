@@ -1,0 +1,186 @@
+"""The command line as people and platforms use it: processes, signals and exit codes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from db.embedded import EmbeddedServer
+from db.tokens import parse
+from schema import build_schema
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    """A data directory that all tests of this module share; another user must get through."""
+    folder = Path(tempfile.mkdtemp(prefix="engram-command-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def environment(data: Path, **settings: str) -> dict[str, str]:
+    clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    # as wide as a pipe's reader likes it
+    return {**clean, "ENGRAM_DATA_DIR": str(data), "COLUMNS": "100", **settings}
+
+
+def run(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT, env=environment(data, **settings), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+class Serving:
+    """`python -m server serve` without a terminal, on a free port."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve"],
+            cwd=ROOT, env=environment(data, PORT=str(self.port), **settings),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.url = f"http://127.0.0.1:{self.port}"
+        limit = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > limit:
+                pytest.fail("\n".join(self.process.communicate()))
+            time.sleep(0.05)
+
+    def end(self, name: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+        self.process.send_signal(name)
+        out, error = self.process.communicate(timeout=30)
+        return self.process.returncode, out, error
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Serving]]:
+    """Starts servers; those that a failed test leaves are ended."""
+    started: list[Serving] = []
+
+    def start(data: Path, **settings: str) -> Serving:
+        started.append(Serving(data, **settings))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        if serving.process.returncode is None:
+            serving.end(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_serves_until_a_signal_and_ends_cleanly(
+    data: Path, serve: Callable[..., Serving], name: signal.Signals
+) -> None:
+    serving = serve(data)
+    code, out, error = serving.end(name)
+    assert code == 0
+    assert f"http://127.0.0.1:{serving.port}/graphql" in out
+    assert "Traceback" not in error
+    assert not (data / "postgres/postmaster.pid").exists()
+
+
+def test_two_servers_and_a_tool_share_one_data_directory(
+    data: Path, serve: Callable[..., Serving]
+) -> None:
+    first, second = serve(data), serve(data)
+    with EmbeddedServer.start(data) as server:
+        server.sql(
+            "INSERT INTO users (username, email, password_hash) VALUES ('cli', 'c@e.org', 'x')",
+            database="engram",
+        )
+    printed = run(data, "token", "c@e.org")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    token = printed.stdout.removesuffix("\n")
+    assert parse(token) is not None
+    assert second.end()[0] == 0
+    answer = httpx.post(
+        f"{first.url}/graphql",
+        json={"query": "{ loginSessions { nodes { deviceName } } }"},
+        headers={"authorization": f"Bearer {token}"},
+    )
+    nodes = answer.json()["data"]["loginSessions"]["nodes"]
+    assert nodes == [{"deviceName": "command line"}]
+    code, out, error = first.end()
+    assert code == 0
+    assert token not in out + error
+
+
+def test_tools_work_while_nothing_is_served(data: Path) -> None:
+    assert run(data, "migrate").returncode == 0
+    nobody = run(data, "token", "nobody@e.org")
+    assert nobody.returncode == 1
+    assert nobody.stdout == ""
+    assert nobody.stderr == "Engram cannot go on: Nobody has the address nobody@e.org.\n"
+    assert not (data / "postgres/postmaster.pid").exists()
+
+
+def test_a_taken_port_is_an_error(data: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run(data, "serve", PORT=str(taken.getsockname()[1]))
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr
+    assert not (data / "postgres/postmaster.pid").exists()
+
+
+def test_with_a_database_url_nothing_is_embedded(
+    data: Path, database_url: str, serve: Callable[..., Serving]
+) -> None:
+    unused = data / "unused"
+    serving = serve(unused, DATABASE_URL=database_url)
+    code, out, error = serving.end()
+    assert (code, out) == (0, "")
+    assert error.startswith("{")
+    assert not unused.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"PORT": "many"}, "PORT: "),
+        ({"DATABASE_URL": "mysql://me:hunter2@h/d"}, "must begin with postgresql://"),
+        ({"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/d"}, "Connect call failed"),
+    ],
+)
+@pytest.mark.parametrize("command", [("serve",), ("migrate",), ("token", "a@b")])
+def test_what_an_operator_can_mend_is_one_line(
+    data: Path, command: tuple[str, ...], settings: dict[str, str], expected: str
+) -> None:
+    done = run(data, *command, **settings)
+    assert done.returncode in {1, 2}
+    assert done.stdout == ""
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stderr
+
+
+def test_help_and_schema(data: Path) -> None:
+    listed = run(data, "--help").stdout
+    for command in ("serve", "migrate", "token", "schema"):
+        assert command in listed
+    assert run(data, "schema").stdout == build_schema().as_str().rstrip() + "\n"
