@@ -1,8 +1,8 @@
 """Branches of a conversation: the messages from a leaf up to its root, read as a connection.
 
 A branch is walked upwards, parent by parent, for a whole level of conversations in one statement.
-Depths on a branch have no holes, so where a page's rows can be is known before the walk: it stops
-below the last row of the page, and the end of a long conversation costs as little as a short one.
+It ends at the root, or below a deleted message, so its depths have no holes: how far a page reaches
+is known before the walk, and the last page of a long conversation costs what a short one does.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,8 @@ def _on_branch(
         .where(walk.c.depth > walk.c.floor)
     )
     found = select(walk.c.id)
-    ceiling = _ceiling(page) if page else None
+    lowest = select(func.min(walk.c.depth)).scalar_subquery()
+    ceiling = _ceiling(page, lowest) if page else None
     return target.c.id.in_(found if ceiling is None else found.where(walk.c.depth <= ceiling))
 
 
@@ -101,13 +102,13 @@ def _floor(page: PageShape, leaf_depth: ColumnElement[Any]) -> ColumnElement[Any
     return reached if lower is None else func.greatest(lower, reached)
 
 
-def _ceiling(page: PageShape) -> ColumnElement[Any] | None:
-    """The greatest depth that a page's rows can have; None when it is that of the leaf."""
+def _ceiling(page: PageShape, lowest: ColumnElement[Any]) -> ColumnElement[Any] | None:
+    """The greatest depth that a page's rows can have, when `lowest` is the least one reached."""
     if not _by_depth(page):
         return None
-    lower, upper = _depth_of(page, upper=False), _depth_of(page, upper=True)
+    upper = _depth_of(page, upper=True)
     falling = page.order[0].descending != page.backward
     if falling or page.clause is not None:
         return upper
-    reached = _LIMIT if lower is None else lower + _LIMIT
+    reached = lowest + _LIMIT
     return reached if upper is None else func.least(upper, reached)
