@@ -1,7 +1,6 @@
 """Conversations: trees of messages."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
@@ -11,6 +10,7 @@ from sqlmodel import Field
 from db.base import (
     MAX_NAME,
     Base,
+    Choice,
     Label,
     Owned,
     Restorable,
@@ -28,35 +28,35 @@ from db.base import (
 MAX_CONTENT = 1_000_000
 
 
-class MessageRole(StrEnum):
+class MessageRole(Choice):
     """Who speaks."""
 
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-    TOOL = "tool"
+    SYSTEM = "system", "Whoever set the conversation up: instructions to the model."
+    USER = "user", "The person, or a program in their name."
+    ASSISTANT = "assistant", "The model."
+    TOOL = "tool", "A tool that the model called: its result."
 
 
-class MessageStatus(StrEnum):
+class MessageStatus(Choice):
     """How far a message has come."""
 
-    PENDING = "pending"
-    STREAMING = "streaming"
-    COMPLETE = "complete"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
+    PENDING = "pending", "Asked for; nothing of it is there yet."
+    STREAMING = "streaming", "Being written; more of it will come."
+    COMPLETE = "complete", "Whole."
+    STOPPED = "stopped", "Ended early because somebody asked for it."
+    FAILED = "failed", "Ended by an error of the model."
+    INTERRUPTED = "interrupted", "Ended because the server that wrote it went away."
 
 
-class PartType(StrEnum):
+class PartType(Choice):
     """What a part of a message holds."""
 
-    TEXT = "text"
-    IMAGE = "image"
-    FILE = "file"
-    TOOL_CALL = "tool_call"
-    TOOL_RESULT = "tool_result"
-    REASONING = "reasoning"
+    TEXT = "text", "Text."
+    IMAGE = "image", "A picture, or where it is."
+    FILE = "file", "A file, or where it is."
+    TOOL_CALL = "tool_call", "The model asks for a tool to be run."
+    TOOL_RESULT = "tool_result", "What a tool answered."
+    REASONING = "reasoning", "What the model thought before it answered."
 
 
 class ConversationFields(Base):

@@ -1,6 +1,5 @@
 """Documents and the chunks they are searched by."""
 
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from sqlmodel import Field
 from db.base import (
     MAX_NAME,
     Base,
+    Choice,
     Owned,
     Restorable,
     Timestamped,
@@ -23,21 +23,21 @@ from db.base import (
 )
 
 
-class DocumentKind(StrEnum):
+class DocumentKind(Choice):
     """Where a document comes from."""
 
-    FILE = "file"
-    NOTE = "note"
-    POST = "post"
-    WEB = "web"
+    FILE = "file", "A file that somebody added."
+    NOTE = "note", "Written here."
+    POST = "post", "Written here to be published, as in a blog."
+    WEB = "web", "A page of the web."
 
 
-class DocumentStatus(StrEnum):
+class DocumentStatus(Choice):
     """Whether a document's chunks are those of its revision."""
 
-    PENDING = "pending"
-    READY = "ready"
-    FAILED = "failed"
+    PENDING = "pending", "Not cut into chunks yet, or changed since."
+    READY = "ready", "Its chunks are those of its revision."
+    FAILED = "failed", "It could not be cut into chunks."
 
 
 class DocumentFields(Base):
