@@ -7,7 +7,7 @@ one simple-protocol message, which SQLAlchemy's adapter would not send as one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -76,6 +76,17 @@ class OpenTransaction:
     def lost(self) -> bool:
         """Whether the connection is gone, and the transaction with it."""
         return self.connection.invalidated or bool(self._driver.is_closed())
+
+    async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
+        """Run a statement on the driver itself; asyncpg prepares it once and keeps it.
+
+        Raises DBAPIError.
+        """
+        try:
+            records: Sequence[Any] = await self._driver.fetch(sql, *arguments)
+        except DRIVER_ERRORS as error:
+            raise _translated(self.connection.dialect, error) from error
+        return records
 
     async def cancel_statement(self) -> None:
         """Ask the server to stop what it is running, by a connection that no pool needs to have."""

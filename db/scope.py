@@ -83,6 +83,11 @@ def scope_disabled() -> Iterator[None]:
         _disabled.reset(token)
 
 
+def scope_is_disabled() -> bool:
+    """Whether this runs inside `scope_disabled`."""
+    return _disabled.get()
+
+
 def effective(statement: Executable) -> Executable:
     """What the session runs: the statement itself, or inside `scope_disabled` one without owner.
 

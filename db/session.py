@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal, Protocol
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import DatabaseUnavailable, OpenTransaction, uninterrupted
+from db.prepared import PreparedSelect
 from db.scope import current_owner, effective
 
 __all__ = [
@@ -52,6 +53,14 @@ class Recorder(Protocol):
     """Told of every statement after it ran."""
 
     def __call__(self, sql: str, *, rows: int, milliseconds: float) -> None: ...
+
+
+class _Measured:
+    """A statement that runs, and what it brought."""
+
+    def __init__(self) -> None:
+        self.sql = ""
+        self.rows: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,22 @@ class Session:
             opened = self._open or await self._begin(SNAPSHOT)
             return await self._run(opened, statement, parameters)
 
+    async def fetch(
+        self, statement: PreparedSelect, parameters: Mapping[str, object]
+    ) -> Sequence[Any]:
+        """Run a prepared select on the driver itself and fetch its records.
+
+        Opens a read snapshot as `execute` does, and raises what it raises.
+        """
+        async with self._lock:
+            self._check_usable()
+            opened = self._open or await self._begin(SNAPSHOT)
+            sql, arguments = statement.bind(self._owner_id, parameters)
+            with self._measured(opened) as measured:
+                measured.sql = sql
+                measured.rows = await opened.fetch(sql, arguments)
+        return measured.rows
+
     async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
         """The first column of the first row, or None."""
         rows = await self.execute(statement, parameters)
@@ -218,19 +243,31 @@ class Session:
     async def _run(
         self, opened: OpenTransaction, statement: Executable, parameters: Parameters | None
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        if opened.lost:
-            # SQLAlchemy would silently continue on a new connection: outside of the transaction,
-            # with the rights of the login role
-            raise DatabaseUnavailable("The connection was lost.")
         statement = effective(statement)
         if isinstance(statement, TextClause) and "owner_id" in statement._bindparams:
             parameters = _with_owner(parameters, self._owner_id)
         token = current_owner.set(self._owner_id)
+        try:
+            with self._measured(opened) as measured:
+                result = await opened.connection.execute(statement, parameters)
+                measured.sql = result.context.statement
+                measured.rows = result.all() if result.returns_rows else ()
+        finally:
+            current_owner.reset(token)
+        return measured.rows
+
+    @contextmanager
+    def _measured(self, opened: OpenTransaction) -> Iterator[_Measured]:
+        """One statement: what it cost, and its failures in our terms."""
+        if opened.lost:
+            # SQLAlchemy would silently continue on a new connection: outside of the transaction,
+            # with the rights of the login role
+            raise DatabaseUnavailable("The connection was lost.")
+        measured = _Measured()
         self._running = True
         started = perf_counter()
         try:
-            result = await opened.connection.execute(statement, parameters)
-            rows: Sequence[Row[*tuple[Any, ...]]] = result.all() if result.returns_rows else ()
+            yield measured
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
@@ -241,14 +278,12 @@ class Session:
             raise StatementCancelled("The statement was stopped.") from error
         finally:
             self._running = False
-            current_owner.reset(token)
             milliseconds = (perf_counter() - started) * 1000
             self.statements += 1
             self.milliseconds += milliseconds
-        self.rows += len(rows)
+        self.rows += len(measured.rows)
         if self._recorder is not None:
-            self._recorder(result.context.statement, rows=len(rows), milliseconds=milliseconds)
-        return rows
+            self._recorder(measured.sql, rows=len(measured.rows), milliseconds=milliseconds)
 
     async def _begin(self, mode: str, statement_timeout_ms: int | None = None) -> OpenTransaction:
         self._open = await OpenTransaction.begin(

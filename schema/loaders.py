@@ -18,8 +18,10 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Text,
     Uuid,
     bindparam,
+    cast,
     column,
     func,
     select,
@@ -34,6 +36,8 @@ from schema.pages import Page, PageRequest, PageShape, bounds, order_by
 from schema.rows import Keys, Level, Row
 
 if TYPE_CHECKING:
+    from schema.planned import Child, Run
+    from schema.projection import Lookup
     from schema.relations import Relation
 
 ROOT = Keys(())
@@ -73,11 +77,7 @@ class Loaders:
         """The rows with these ids; `deleted` as in `db.scope.predicate`."""
 
         async def load(values: Sequence[UUID]) -> Rows:
-            table = mirror.table
-            columns = [table.c[name] for name in mirror.loaded(self.names)]
-            statement = scope.readable(table, *columns, deleted=deleted).where(
-                table.c.id == func.any(_keys_parameter())
-            )
+            statement = rows_select(mirror, tuple(mirror.loaded(self.names)), deleted)
             level = await self.level(mirror, statement, {"keys": list(values)})
             return {row.values["id"]: row for row in level.rows}
 
@@ -128,6 +128,10 @@ class Loaders:
         rows = await self._session.execute(statement, parameters)
         return Level(mirror, (dict(row._mapping) for row in rows))
 
+    def planned(self, child: "Child", keys: Keys, run: "Run") -> "Awaitable[Sequence[Lookup]]":
+        """What a plan's relation field brings for a whole level."""
+        return self._load(("planned", child), keys, lambda values: child.load(run, values))
+
     def _page(
         self,
         relation: "Relation",
@@ -147,15 +151,13 @@ class Loaders:
         self,
         name: Hashable,
         keys: Keys,
-        load: Callable[[Sequence[UUID]], Awaitable[Mapping[Any, Any]]],
+        load: Callable[[Sequence[UUID]], Awaitable[Any]],
     ) -> Awaitable[Any]:
         loader = self._loaders.get(name)
         if loader is None:
 
-            async def batch(batched: list[Keys]) -> list[Mapping[Any, Any]]:
+            async def batch(batched: list[Keys]) -> list[Any]:
                 values = list(dict.fromkeys(value for item in batched for value in item.values))
-                if not values and ROOT not in batched:
-                    return [{} for _ in batched]
                 found = await load(values)
                 return [found for _ in batched]
 
@@ -200,6 +202,23 @@ def _narrowed(
 
 
 @lru_cache(STATEMENTS)
+def rows_select(
+    mirror: Mirror, columns: tuple[str, ...], deleted: bool | None
+) -> Select[*tuple[Any, ...]]:
+    """The rows with certain ids."""
+    table = mirror.table
+    shown = [_column(mirror, table, name) for name in columns]
+    statement = scope.readable(table, *shown, deleted=deleted)
+    return statement.where(table.c.id == func.any(_keys_parameter()))
+
+
+def _column(mirror: Mirror, source: FromClause, name: str) -> ColumnElement[Any]:
+    """A column to read: JSON as its text, which goes into the response unparsed."""
+    column = source.c[name]
+    return cast(column, Text).label(name) if name in mirror.json_columns else column
+
+
+@lru_cache(STATEMENTS)
 def page_select(
     relation: "Relation", shape: PageShape, columns: tuple[str, ...]
 ) -> Select[*tuple[Any, ...]]:
@@ -211,8 +230,9 @@ def _page(
     relation: "Relation", shape: PageShape, columns: tuple[str, ...], key: ColumnElement[Any]
 ) -> Select[*tuple[Any, ...]]:
     source = relation.target.table.alias()
+    shown = [_column(relation.target, source, name) for name in columns]
     return (
-        _narrowed(relation, shape, source, key, *(source.c[name] for name in columns), page=True)
+        _narrowed(relation, shape, source, key, *shown, page=True)
         .where(*bounds(source, shape))
         .order_by(*order_by(source, shape))
         .limit(bindparam("limit", type_=Integer))
@@ -226,7 +246,7 @@ def pages_select(
     """A page per key, in one statement: a lateral join walks the index once per key."""
     keys = _unnested_keys()
     page = _page(relation, shape, columns, keys.c.key).correlate(keys).lateral("page")
-    return select(keys.c.key.label(KEY), *page.c).select_from(keys.join(page, true()))
+    return select(*page.c, keys.c.key.label(KEY)).select_from(keys.join(page, true()))
 
 
 @lru_cache(STATEMENTS)

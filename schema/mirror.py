@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
@@ -73,6 +74,12 @@ class Mirror:
     @property
     def table(self) -> Table:
         return self.model.__table__
+
+    @cached_property
+    def json_columns(self) -> frozenset[str]:
+        """The columns that are shown as JSON."""
+        fields = column_fields(self.model)
+        return frozenset(name for name in self.columns if _is_json(bare(fields[name].annotation)))
 
     def loaded(self, names: Collection[str] | None) -> list[str]:
         """The columns to read: keys always, shown ones when `names` (of fields) has them."""
@@ -222,6 +229,10 @@ def type_check(mirrored: Mirror) -> Callable[[object, object], bool]:
 def is_shareable(column: Column[Any]) -> bool:
     """Whether its value may leave the database: secrets and search vectors never do."""
     return bool(column.info.get("audited", True) or column.info.get("bookkeeping"))
+
+
+def _is_json(annotation: Any) -> bool:
+    return annotation is dict or get_origin(annotation) is dict
 
 
 def _is_enum(annotation: Any) -> bool:

@@ -119,8 +119,10 @@ def problems(refused: refusals.Refused) -> list[Problem]:
                 NotFound(code=ProblemCode.NOT_FOUND, message=message, path=input_path(refused.path))
             ]
         case refusals.Stale():
-            current = Level(by_key()[refused.entity], [refused.current]).rows[0]
+            current = Level(by_key()[refused.entity], [dict(refused.current)]).rows[0]
             return [_conflict(refused, current)]
+        case refusals.Several():
+            return [problem for one in refused.refusals for problem in problems(one)]
         case refusals.KeyReused():
             return [
                 IdempotencyConflict(

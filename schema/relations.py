@@ -28,7 +28,7 @@ from schema.errors import ErrorCode, RequestError
 from schema.filter_types import FilterTypes, order_terms
 from schema.loaders import ROOT, Loaders
 from schema.mirror import MIRRORS, Mirror, OrderTerm, by_table
-from schema.pages import MAX_PAGE, Order, Page, PageShape, request_page
+from schema.pages import MAX_PAGE, Order, Page, PageRequest, PageShape, request_page
 from schema.rows import Row
 
 Match = Callable[[FromClause, ColumnElement[Any]], ColumnElement[bool]]
@@ -123,7 +123,7 @@ class RelationField(StrawberryField):
         if loaders.names is None:
             loaders.names = info.context.field_names(info)
         if self.single:
-            return self._root_row(loaders, kwargs["id"])
+            return self._root_row(loaders, self.row_id(kwargs))
         if self.relation.to_one:
             return self._row(loaders, source)
         if self.relation.first:
@@ -140,8 +140,9 @@ class RelationField(StrawberryField):
         )
         return rows.get(value)
 
-    async def _root_row(self, loaders: Loaders, text: str) -> Row | None:
-        return await load_by_id(loaders, self.relation.target, text)
+    async def _root_row(self, loaders: Loaders, value: UUID) -> Row | None:
+        rows = await loaders.rows(self.relation.target, loaders.keys(value), deleted=False)
+        return rows.get(value)
 
     async def _first(self, loaders: Loaders, source: Row) -> Row | None:
         page = await self._page(loaders, source, {"first": 1})
@@ -149,10 +150,7 @@ class RelationField(StrawberryField):
 
     async def _page(self, loaders: Loaders, source: Row | None, kwargs: Mapping[str, Any]) -> Page:
         relation = self.relation
-        request = request_page(relation.target, relation.default_order, self._checked(kwargs))
-        if relation.argument is not None:
-            argument = decoded(MIRRORS[relation.argument.model], kwargs[relation.argument.name])
-            request = replace(request, argument=argument)
+        request = self.request(kwargs)
         if relation.root:
             return (await loaders.pages(relation, request, ROOT))[None]
         assert source is not None
@@ -160,6 +158,19 @@ class RelationField(StrawberryField):
         pages = await loaders.pages(relation, request, keys)
         value = source.values[relation.key]
         return pages[value] if value is not None else loaders.empty_page(relation, request)
+
+    def row_id(self, kwargs: Mapping[str, Any]) -> UUID:
+        """The id in the arguments of a single row. Raises RequestError (BAD_ID)."""
+        return decoded(self.relation.target, kwargs["id"])
+
+    def request(self, kwargs: Mapping[str, Any]) -> PageRequest:
+        """What the arguments of a connection ask for. Raises RequestError."""
+        relation = self.relation
+        request = request_page(relation.target, relation.default_order, self._checked(kwargs))
+        if relation.argument is None:
+            return request
+        argument = decoded(MIRRORS[relation.argument.model], kwargs[relation.argument.name])
+        return replace(request, argument=argument)
 
     def _checked(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: value for name, value in kwargs.items() if value is not None}
@@ -169,16 +180,6 @@ class RelationField(StrawberryField):
         if "order_by" in given:
             given["order_by"] = order_terms(given["order_by"])
         return given
-
-
-async def load_by_id(loaders: Loaders, target: Mirror, text: str) -> Row | None:
-    """The live row with this global id, if the caller owns one.
-
-    Raises:
-        RequestError: BAD_ID, when the text is not an id of the target's type.
-    """
-    value = decoded(target, text)
-    return (await loaders.rows(target, loaders.keys(value), deleted=False)).get(value)
 
 
 def decoded(target: Mirror, text: str) -> UUID:

@@ -5,8 +5,10 @@ so the first resolver that asks for a relation can ask for the whole level at on
 makes the number of statements depend on the document alone: nothing waits for ticks of a loop.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from orjson import Fragment
 
 if TYPE_CHECKING:
     from schema.mirror import Mirror
@@ -26,10 +28,19 @@ class Level:
 
     __slots__ = ("_keys", "mirror", "rows")
 
-    def __init__(self, mirror: "Mirror", values: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, mirror: "Mirror", values: Iterable[dict[str, Any]]) -> None:
         self.mirror = mirror
         self.rows = [Row(self, value) for value in values]
+        for name in mirror.json_columns:
+            self._pass_through(name)
         self._keys: dict[str, Keys] = {}
+
+    def _pass_through(self, name: str) -> None:
+        """JSON that came as text goes into the response as it is."""
+        for row in self.rows:
+            text = row.values.get(name)
+            if isinstance(text, str):
+                row.values[name] = Fragment(text)
 
     def keys(self, column: str) -> Keys:
         """The distinct non-null values of one column: the same object for every row that asks."""
@@ -44,7 +55,7 @@ class Row:
 
     __slots__ = ("level", "values")
 
-    def __init__(self, level: Level, values: Mapping[str, Any]) -> None:
+    def __init__(self, level: Level, values: dict[str, Any]) -> None:
         self.level = level
         self.values = values
 

@@ -1,0 +1,323 @@
+"""A selection → the columns to read and the shape to emit, level by level.
+
+graphql-core spends some 10 µs on each field of each row. A selection over mirrored types needs none
+of its freedom: it is compiled once per document (and per value of the variables that `@skip` and
+`@include` use) into one statement per relation field and one comprehension per selection set.
+
+Planning never has an opinion of its own. What it cannot express is `Unplannable`, and whatever goes
+wrong while a plan runs, a bad argument as well as a missing row, is left for graphql-core to say:
+the operation is then executed again by it alone, in the same snapshot.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLField,
+    GraphQLIncludeDirective,
+    GraphQLObjectType,
+    GraphQLSchema,
+    GraphQLSkipDirective,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    VariableNode,
+    Visitor,
+    VisitorAction,
+    get_argument_values,
+    get_directive_values,
+    get_named_type,
+    print_ast,
+    visit,
+)
+from graphql.execution.values import VariableValues
+from strawberry import Schema
+from strawberry.schema.schema_converter import GraphQLCoreConverter
+from strawberry.types.arguments import convert_arguments
+
+from schema.mirror import MIRRORS
+from schema.planned import (
+    ConnectionShape,
+    OneChild,
+    PagesChild,
+    PlannedArguments,
+    PlannedQuery,
+    RootPage,
+    RootRow,
+    RowsPlan,
+)
+from schema.projection import Unplannable
+from schema.relations import Relation, RelationField
+
+Selected = dict[str, list[FieldNode]]
+_BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
+
+
+def shaping_variables(
+    operation: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]
+) -> tuple[str, ...]:
+    """The variables that decide which fields there are."""
+    names: dict[str, None] = {}
+
+    class Finder(Visitor):
+        def enter_directive(self, node: Any, *_: Any) -> VisitorAction:
+            for argument in node.arguments:
+                if isinstance(argument.value, VariableNode):
+                    names[argument.value.name.value] = None
+            return None
+
+    for root in (operation, *fragments.values()):
+        visit(root, Finder())
+    return tuple(names)
+
+
+class Planner:
+    """Compiles the operations of one schema."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema: GraphQLSchema = schema._schema
+        self.converter = schema.schema_converter
+        self.mirrors = {mirror.name: mirror for mirror in MIRRORS.values()}
+
+    def plan(
+        self,
+        operation: OperationDefinitionNode,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: VariableValues,
+    ) -> PlannedQuery:
+        """Plan a query.
+
+        Raises:
+            Unplannable: graphql-core has to execute it.
+        """
+        query = self.schema.query_type
+        assert query is not None
+        compiler = _Compiler(self, fragments, variables)
+        planned = PlannedQuery()
+        for response_key, nodes in compiler.collect(query, [operation.selection_set]).items():
+            if nodes[0].name.value == "__typename":
+                planned.constants[response_key] = query.name
+            else:
+                planned.roots.append((response_key, compiler.root(query, nodes)))
+            planned.keys.append(response_key)
+        planned.finish()
+        return planned
+
+
+class _Compiler:
+    """One operation, for one set of values of its shaping variables."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: VariableValues,
+    ) -> None:
+        self._schema = planner.schema
+        self._converter = planner.converter
+        self._mirrors = planner.mirrors
+        self._fragments = fragments
+        self._variables = variables
+
+    def collect(
+        self, type_: GraphQLObjectType, selection_sets: Sequence[SelectionSetNode]
+    ) -> Selected:
+        """The fields of selection sets on one type, merged by response key (spec, 6.3.2)."""
+        selected: Selected = {}
+        spread: set[str] = set()
+        for selection_set in selection_sets:
+            self._collect(type_, selection_set, selected, spread)
+        return selected
+
+    def _collect(
+        self,
+        type_: GraphQLObjectType,
+        selection_set: SelectionSetNode,
+        selected: Selected,
+        spread: set[str],
+    ) -> None:
+        for selection in selection_set.selections:
+            if not self._included(selection):
+                continue
+            if isinstance(selection, FieldNode):
+                key = (selection.alias or selection.name).value
+                selected.setdefault(key, []).append(selection)
+            elif isinstance(selection, InlineFragmentNode):
+                condition = selection.type_condition
+                if condition is None or self._applies(type_, condition.name.value):
+                    self._collect(type_, selection.selection_set, selected, spread)
+            else:
+                assert isinstance(selection, FragmentSpreadNode)
+                name = selection.name.value
+                fragment = self._fragments[name]
+                if name not in spread and self._applies(type_, fragment.type_condition.name.value):
+                    spread.add(name)
+                    self._collect(type_, fragment.selection_set, selected, spread)
+
+    def _included(self, selection: Any) -> bool:
+        for directive in selection.directives or ():
+            if directive.name.value not in ("skip", "include"):
+                raise Unplannable(f"@{directive.name.value}")
+        if not selection.directives:
+            return True
+        skip = get_directive_values(GraphQLSkipDirective, selection, self._variables)
+        include = get_directive_values(GraphQLIncludeDirective, selection, self._variables)
+        return not (skip and skip["if"]) and not (include and not include["if"])
+
+    def _applies(self, type_: GraphQLObjectType, condition: str) -> bool:
+        return condition == type_.name or any(one.name == condition for one in type_.interfaces)
+
+    def root(self, query: GraphQLObjectType, nodes: list[FieldNode]) -> RootPage | RootRow:
+        """A root field that starts at mirrored rows."""
+        definition = query.fields[nodes[0].name.value]
+        field = _relation_field(definition)
+        relation = field.relation
+        arguments = self._arguments(field, definition, nodes[0])
+        if field.single:
+            rows = RowsPlan(relation.target)
+            return RootRow(arguments, rows, self._row_shape(rows, nodes))
+        page = PagesChild(relation, arguments, RowsPlan(relation.target))
+        return RootPage(page, self._connection(page, definition, nodes))
+
+    def _row_shape(self, rows: RowsPlan, nodes: list[FieldNode]) -> int:
+        """Add the selection of a row's field to the plan of its rows; which one it is."""
+        type_ = self._schema.type_map[rows.mirror.name]
+        assert isinstance(type_, GraphQLObjectType)
+        index, projection = rows.projection()
+        for response_key, fields in self.collect(type_, _selection_sets(nodes)).items():
+            name = fields[0].name.value
+            if name == "__typename":
+                projection.typename(response_key)
+            elif name == "id":
+                projection.identifier(response_key, rows.position("id"))
+            else:
+                self._row_field(rows, projection, type_.fields[name], response_key, fields)
+        return index
+
+    def _row_field(
+        self,
+        rows: RowsPlan,
+        projection: Any,
+        definition: GraphQLField,
+        response_key: str,
+        nodes: list[FieldNode],
+    ) -> None:
+        field = definition.extensions[_BACKREF]
+        if not isinstance(field, RelationField):
+            name = field.python_name
+            if field.base_resolver is not None or name not in rows.mirror.columns:
+                raise Unplannable(f"{rows.mirror.name}.{name}")
+            projection.column(response_key, name, rows.position(name))
+            return
+        relation = field.relation
+        if relation.to_one:
+            child, index = rows.child(("one", relation), lambda: self._one(relation))
+            selection = self._row_shape(child.rows, nodes)
+            nullable = relation.nullable
+        else:
+            arguments = self._arguments(field, definition, nodes[0])
+            child, index = rows.child(
+                ("pages", relation, arguments.identity),
+                lambda: PagesChild(relation, arguments, RowsPlan(relation.target)),
+            )
+            selection = self._connection(child, definition, nodes)
+            nullable = False
+        position = rows.position(relation.key)
+        child.position = position
+        projection.related(response_key, index, selection, position, nullable=nullable)
+
+    def _one(self, relation: Relation) -> OneChild:
+        return OneChild(RowsPlan(relation.target))
+
+    def _connection(
+        self, page: PagesChild, definition: GraphQLField, nodes: list[FieldNode]
+    ) -> int:
+        """Add a selection of a connection to its plan; which one it is."""
+        if page.relation.first or page.relation.argument is not None:
+            raise Unplannable("a relation with a rule of its own")
+        connection: Any = get_named_type(definition.type)
+        index, shape = page.shape()
+        for response_key, fields in self.collect(connection, _selection_sets(nodes)).items():
+            name = fields[0].name.value
+            if name == "__typename":
+                shape.constant(response_key, connection.name)
+            elif name == "nodes":
+                shape.nodes(response_key, self._row_shape(page.rows, fields))
+            elif name == "totalCount":
+                shape.total_count(response_key)
+            elif name == "pageInfo":
+                self._page_info(shape, response_key, connection.fields[name], fields)
+            else:
+                assert name == "edges"
+                self._edges(page, shape, response_key, connection.fields[name], fields)
+        return index
+
+    def _page_info(
+        self,
+        shape: ConnectionShape,
+        response_key: str,
+        definition: GraphQLField,
+        nodes: list[FieldNode],
+    ) -> None:
+        type_: Any = get_named_type(definition.type)
+        selected = self.collect(type_, _selection_sets(nodes))
+        shape.page_info(response_key, {key: one[0].name.value for key, one in selected.items()})
+
+    def _edges(
+        self,
+        page: PagesChild,
+        shape: ConnectionShape,
+        response_key: str,
+        definition: GraphQLField,
+        nodes: list[FieldNode],
+    ) -> None:
+        type_: Any = get_named_type(definition.type)
+        items: list[tuple[str, str, int]] = []
+        for key, fields in self.collect(type_, _selection_sets(nodes)).items():
+            name = fields[0].name.value
+            row = self._row_shape(page.rows, fields) if name == "node" else -1
+            items.append((key, name, row))
+        shape.edges(response_key, items, type_.name)
+
+    def _arguments(
+        self, field: RelationField, definition: GraphQLField, node: FieldNode
+    ) -> PlannedArguments:
+        identity = " ".join(sorted(print_ast(argument) for argument in node.arguments or ()))
+
+        def values(variables: VariableValues) -> dict[str, Any]:
+            return convert_arguments(
+                get_argument_values(definition, node, variables),
+                field.arguments,
+                scalar_registry=self._converter.scalar_registry,
+                config=self._converter.config,
+            )
+
+        fixed = None if _variables_in(node) else values(self._variables)
+        return PlannedArguments(field, identity, values, fixed)
+
+
+def _relation_field(definition: GraphQLField) -> RelationField:
+    field = definition.extensions.get(_BACKREF)
+    if not isinstance(field, RelationField):
+        raise Unplannable(getattr(field, "python_name", "introspection"))
+    return field
+
+
+def _selection_sets(nodes: list[FieldNode]) -> list[SelectionSetNode]:
+    return [node.selection_set for node in nodes if node.selection_set is not None]
+
+
+def _variables_in(node: FieldNode) -> list[str]:
+    names: list[str] = []
+
+    class Finder(Visitor):
+        def enter_variable(self, variable: VariableNode, *_: Any) -> VisitorAction:
+            names.append(variable.name.value)
+            return None
+
+    for argument in node.arguments or ():
+        visit(argument, Finder())
+    return names
