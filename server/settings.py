@@ -66,6 +66,9 @@ class Settings(BaseSettings):
 
     body_limit_bytes: int = Field(4_194_304, ge=1_024, description="The largest request body.")
     body_timeout_seconds: float = Field(15.0, gt=0, description="The longest a body may take.")
+    max_batch: int = Field(
+        0, ge=0, le=8, description="The most requests sent together as a batch; 0 refuses batches."
+    )
     max_page_size: int = Field(1_000, ge=1, description="The most rows of one page.")
     max_depth: int = Field(12, ge=1, description="The most levels of nested fields.")
     max_fields: int = Field(1_000, ge=1, description="The most fields of a document, expanded.")
