@@ -14,7 +14,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 SECRET_BYTES = 32
-TOKEN = re.compile(r"eg_([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
+SECRET_CHARS = 43
+TOKEN = re.compile(rf"eg_([0-9a-f]{{32}})_([A-Za-z0-9_-]{{{SECRET_CHARS}}})")
 
 
 class Minted(NamedTuple):

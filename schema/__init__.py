@@ -6,6 +6,8 @@ import strawberry
 from strawberry.schema.config import StrawberryConfig
 
 from schema.accounts import AccountsQuery
+from schema.accounts_keys import AccessMutation
+from schema.accounts_writes import AccountsMutation
 from schema.assembly import finish
 from schema.conversations import ConversationsQuery
 from schema.journal import JournalQuery
@@ -23,7 +25,7 @@ _QUERIES: tuple[type, ...] = (
     WorkQuery,
     JournalQuery,
 )
-_MUTATIONS: tuple[type, ...] = ()
+_MUTATIONS: tuple[type, ...] = (AccountsMutation, AccessMutation)
 _SUBSCRIPTIONS: tuple[type, ...] = ()
 
 

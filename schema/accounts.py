@@ -1,12 +1,16 @@
 """People and what they log in with, as GraphQL shows them."""
 
+import strawberry
 from strawberry import auto
 
 from db.models import accounts
-from schema.mirror import mirror
+from schema.context import Info
+from schema.errors import ErrorCode, RequestError
+from schema.mirror import MIRRORS, mirror
 from schema.node import Node
 from schema.pages import Connection
 from schema.relations import root
+from schema.rows import Row
 
 
 @mirror(accounts.User, private={"password_hash", "is_active"})
@@ -34,6 +38,12 @@ class LoginSession(Node):
     expires_at: auto
     revoked_at: auto
 
+    @strawberry.field(description="Whether it is the one that asks.")
+    def current(self, info: Info) -> bool:
+        row: Row = self  # type: ignore[assignment]  # a mirrored type's values are rows
+        actor = info.context.actor
+        return actor is not None and actor.kind == "user" and actor.id == row.id
+
 
 @mirror(accounts.ApiKey, private={"key_hash"}, default_order=("-created_at",))
 class ApiKey(Node):
@@ -47,6 +57,18 @@ class ApiKey(Node):
 
 
 class AccountsQuery:
+    @strawberry.field(description="The caller.")
+    async def viewer(self, info: Info) -> User:
+        loaders = info.context.loaders
+        owner_id = info.context.session.owner_id
+        assert owner_id is not None
+        if loaders.names is None:
+            loaders.names = info.context.field_names(info)
+        found = await loaders.rows(MIRRORS[accounts.User], loaders.keys(owner_id), deleted=None)
+        if owner_id not in found:
+            raise RequestError("This account is gone.", ErrorCode.UNAUTHENTICATED)
+        return found[owner_id]  # type: ignore[return-value]  # a mirrored type's values are rows
+
     login_sessions: Connection[LoginSession] = root(
         accounts.LoginSession, description="The caller's log-ins, newest first."
     )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
 from uuid import UUID
 
 import orjson
@@ -57,6 +57,14 @@ class Payload:
         """Called on an answer that comes from the store, to renew what is never stored."""
 
 
+def secret(*, description: str, default: object = MISSING) -> Any:
+    """Declare a field of an input or a payload that is never stored, hashed plainly or printed."""
+    declared: Any = strawberry.field(description=description, default=default, metadata=SECRET)
+    declared.repr = False
+    return declared
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(strawberry.field, secret))
 def payload(cls: T) -> T:
     """Declare the payload of a mutation."""
     return strawberry.type(cls, description=" ".join((cls.__doc__ or "").split()))
@@ -65,13 +73,6 @@ def payload(cls: T) -> T:
 def shown(model: type[Base], rows: Iterable[Any]) -> list[Any]:
     """Rows from a repository as values of the type that mirrors their table; one level."""
     return list(Level(MIRRORS[model], (dict(row._mapping) for row in rows)).rows)
-
-
-def secret(*, description: str, default: object = MISSING) -> Any:
-    """Declare a field of an input or a payload that is never stored, hashed plainly or printed."""
-    declared: Any = strawberry.field(description=description, default=default, metadata=SECRET)
-    declared.repr = False
-    return declared
 
 
 def mutation(

@@ -1,0 +1,295 @@
+"""Signing up, logging in, and what a person changes about their account.
+
+Hashing a password takes long, so none of it happens inside a transaction. The hash that a password
+was checked against is compared again under a lock; if it has changed, the mutation starts anew.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from uuid import UUID
+
+import strawberry
+from strawberry.types.unset import UNSET
+
+from db import idempotency, tokens
+from db.changes import Record
+from db.models.accounts import LoginSession, User
+from db.refusals import Invalid, KeyReused, Unauthenticated, Violation, invalid
+from db.repositories import accounts
+from db.session import Session
+from db.trees import erase_account
+from db.uuid7 import uuid7
+from schema import ids
+from schema.accounts_inputs import (
+    ChangePasswordInput,
+    DeleteAccountInput,
+    DeleteAccountPayload,
+    LogInInput,
+    LogInPayload,
+    SignUpInput,
+    SignUpPayload,
+    UpdateViewerInput,
+    ViewerPayload,
+    identifier_violations,
+    longest,
+    password_violations,
+)
+from schema.context import Actor, Client, Context, Info
+from schema.inputs import checked, inspected
+from schema.mutation import fingerprint, idempotency_key, mutation, restore, shown, store
+
+WRONG = "The username, the email address or the password is wrong."
+ERASING_MS = 60_000
+"""An account may hold more than one ordinary statement has time for."""
+
+
+class AccountsMutation:
+    @mutation(
+        description=(
+            "Open an account and log in to it. Sent again under its idempotency key, it logs in"
+            " once more, with another token."
+        ),
+        access=None,
+        transaction=False,
+    )
+    async def sign_up(self, info: Info, input: SignUpInput) -> SignUpPayload:
+        context = info.context
+        values, violations = inspected(input)
+        violations += password_violations("password", input.password, new=True)
+        if violations:
+            raise Invalid(violations)
+        key = idempotency_key(input)
+        session = context.anonymous_session
+        taken: Sequence[Violation] = await accounts.taken(session, values)
+        await session.end_snapshot()
+        if not taken:
+            password_hash = await context.services.passwords.hash(input.password)
+            try:
+                return await _sign_up(context, input, key, password_hash)
+            except Invalid as refused:
+                taken = refused.violations  # somebody was quicker
+        if key is None:
+            raise Invalid(taken)
+        return await _sign_up_again(context, input, key, taken)
+
+    @mutation(
+        description=(
+            "Begin a login session. There is no idempotency key: sent again, it begins another one."
+        ),
+        access=None,
+        transaction=False,
+    )
+    async def log_in(self, info: Info, input: LogInInput) -> LogInPayload:
+        context = info.context
+        values, violations = inspected(input)
+        violations += identifier_violations("identifier", input.identifier)
+        violations += password_violations("password", input.password, new=False)
+        if violations:
+            raise Invalid(violations)
+        login = await _prove(context, input.identifier, input.password)
+        if login is None:
+            raise Unauthenticated(WRONG)
+        passwords = context.services.passwords
+        better = None
+        if passwords.outdated(login.password_hash):
+            better = await passwords.hash(input.password)
+        actor, minted = _entry(login.owner_id)
+        async with _acting(context, actor) as session:
+            user = await accounts.lock(session, login.password_hash)
+            if better is not None:
+                user = await accounts.set_password(session, better, "rehash_password")
+            opened = await _open(context, actor, minted, values.get("device_name"))
+            return LogInPayload(
+                token=minted.token,
+                viewer=shown(User, [user])[0],
+                login_session=shown(LoginSession, [opened])[0],
+            )
+
+    @mutation(
+        description="Change the caller's password, and end all their other login sessions.",
+        access="account",
+        transaction=False,
+    )
+    async def change_password(self, info: Info, input: ChangePasswordInput) -> ViewerPayload:
+        context = info.context
+        violations = password_violations("current_password", input.current_password, new=False)
+        violations += password_violations("new_password", input.new_password, new=True)
+        if violations:
+            raise Invalid(violations)
+        key = idempotency_key(input)
+        passwords = context.services.passwords
+        known = await _known_hash(context)
+        allowed = await passwords.verify(input.current_password, known)
+        # No password is part of a fingerprint: that the new one holds shows what was asked before.
+        done = key is not None and await passwords.verify(input.new_password, known)
+        new_hash = await passwords.hash(input.new_password) if allowed else None
+        session = context.session
+        async with session.transaction():
+            await accounts.lock(session, known)
+            if key is not None:
+                stored = await idempotency.claim(session, "changePassword", key, fingerprint(input))
+                if stored is not None and not done:
+                    raise KeyReused("This idempotency key was used for another password.")
+                if stored is not None:
+                    return restore(ViewerPayload, stored)
+            if new_hash is None:
+                raise invalid("current_password", "password", "This is not the password.")
+            user = await accounts.set_password(session, new_hash, "change_password")
+            await accounts.revoke_other_logins(session, own_login(context))
+            answer = ViewerPayload(viewer=shown(User, [user])[0])
+            if key is not None:
+                await idempotency.keep(session, "changePassword", key, store(answer))
+            return answer
+
+    @mutation(description="Change what is known about the caller.", access="account")
+    async def update_viewer(self, info: Info, input: UpdateViewerInput) -> ViewerPayload:
+        user = await accounts.update(
+            info.context.session, checked(input), _version(input.expected_version)
+        )
+        return ViewerPayload(viewer=shown(User, [user])[0])
+
+    @mutation(
+        description=(
+            "Erase the account and everything in it, for good. There is no idempotency key: it is"
+            " erased as well, and nobody is left to send it again."
+        ),
+        access="account",
+        transaction=False,
+    )
+    async def delete_account(self, info: Info, input: DeleteAccountInput) -> DeleteAccountPayload:
+        context = info.context
+        violations = password_violations("password", input.password, new=False)
+        if violations:
+            raise Invalid(violations)
+        known = await _known_hash(context)
+        if not await context.services.passwords.verify(input.password, known):
+            raise invalid("password", "password", "This is not the password.")
+        session = context.session
+        async with session.transaction(statement_timeout_ms=ERASING_MS):
+            user = await accounts.lock(session, known, _version(input.expected_version))
+            await erase_account(session)
+        context.become(None)
+        return DeleteAccountPayload(deleted_id=strawberry.ID(ids.encode("user", user.id)))
+
+
+async def _sign_up(
+    context: Context, input: SignUpInput, key: str | None, password_hash: str
+) -> SignUpPayload:
+    values = checked(input)
+    device_name = values.pop("device_name", None)
+    actor, minted = _entry(uuid7())
+    async with _acting(context, actor) as session:
+        user = await accounts.create(
+            session, {"id": actor.owner_id, "password_hash": password_hash, **values}
+        )
+        opened = await _open(context, actor, minted, device_name)
+        answer = SignUpPayload(
+            token=minted.token,
+            viewer=shown(User, [user])[0],
+            login_session=shown(LoginSession, [opened])[0],
+        )
+        if key is not None:
+            await idempotency.claim(session, "signUp", key, fingerprint(input))
+            await idempotency.keep(session, "signUp", key, store(answer))
+        return answer
+
+
+async def _sign_up_again(
+    context: Context, input: SignUpInput, key: str, taken: Sequence[Violation]
+) -> SignUpPayload:
+    """The answer to a sign-up that is sent again, with another token.
+
+    To whoever does not know the key and the password, the address is one that is taken.
+    """
+    login = await _prove(context, input.email, input.password)
+    if login is None:
+        raise Invalid(taken)
+    actor, minted = _entry(login.owner_id)
+    async with _acting(context, actor) as session:
+        await accounts.lock(session, login.password_hash)
+        stored = await idempotency.claim(session, "signUp", key, fingerprint(input))
+        if stored is None:
+            raise Invalid(taken)
+        opened = await _open(context, actor, minted, checked(input).get("device_name"))
+        answer = restore(SignUpPayload, stored)
+        answer.token = minted.token
+        answer.login_session = shown(LoginSession, [opened])[0]
+        return answer
+
+
+async def _prove(context: Context, identifier: str, password: str) -> accounts.Login | None:
+    """The account that this is the password of. Takes as long when there is none."""
+    session = context.anonymous_session
+    login = await accounts.find_login(session, identifier)
+    await session.end_snapshot()
+    known = login.password_hash if login is not None and login.is_active else None
+    proven = await context.services.passwords.verify(password, known)
+    return login if proven else None
+
+
+async def _known_hash(context: Context) -> str:
+    known = await accounts.password_hash(context.session)
+    await context.session.end_snapshot()
+    if known is None:
+        raise Unauthenticated("This account is gone.")
+    return known
+
+
+def _entry(owner_id: UUID) -> tuple[Actor, tokens.Minted]:
+    """Someone at a login session that is about to begin, and its token."""
+    minted = tokens.mint(owner_id)
+    return Actor(owner_id, "user", uuid7(), secret=minted.secret), minted
+
+
+@asynccontextmanager
+async def _acting(context: Context, actor: Actor) -> AsyncIterator[Session]:
+    """A transaction as someone who was not known so far; if it fails, the caller is as before."""
+    before = context.actor
+    session = context.anonymous_session
+    await session.end_snapshot()
+    context.become(actor)
+    try:
+        async with session.transaction():
+            yield session
+    except BaseException:
+        context.become(before)
+        raise
+
+
+async def _open(
+    context: Context, actor: Actor, minted: tokens.Minted, device_name: str | None
+) -> Record:
+    lifetime = timedelta(days=context.services.login_days)
+    return await accounts.open_login(
+        context.session,
+        {
+            "id": actor.id,
+            "token_hash": minted.hash,
+            "device_name": device_name,
+            "expires_at": datetime.now(UTC) + lifetime,
+            **_seen(context.client),
+        },
+    )
+
+
+def _seen(client: Client) -> dict[str, str | None]:
+    """What is stored of where a request comes from: what it says, as far as it makes sense."""
+    try:
+        # An interface of the sender's own (RFC 4007) means nothing here.
+        ip = str(ip_address((client.ip or "").partition("%")[0]))
+    except ValueError:
+        ip = None
+    agent = (client.user_agent or "").encode(errors="replace").decode().replace("\0", "")
+    return {"ip": ip, "user_agent": agent[: longest(LoginSession.__table__.c.user_agent)] or None}
+
+
+def own_login(context: Context) -> UUID | None:
+    """The login session that asks; None for an API key."""
+    actor = context.actor
+    return actor.id if actor is not None and actor.kind == "user" else None
+
+
+def _version(given: int | None) -> int | None:
+    return None if given is UNSET else given
