@@ -5,11 +5,11 @@ from strawberry import auto
 
 from db.models import journal
 from schema import ids
+from schema.derived import derived
 from schema.mirror import mirror
 from schema.node import Node
 from schema.pages import Connection
 from schema.relations import root
-from schema.rows import Row
 
 _ACTORS = {"user": "user", "key": "api_key", "worker": "worker"}
 """The type of the id of each kind of actor."""
@@ -18,7 +18,6 @@ _ACTORS = {"user": "user", "key": "api_key", "worker": "worker"}
 @mirror(
     journal.AuditEvent,
     private={"xid", "actor_id", "entity_id"},
-    always={"actor_kind", "entity_type"},
     order_by=("created_at",),
     default_order=("-created_at",),
 )
@@ -31,15 +30,20 @@ class AuditEvent(Node):
     request_id: auto
     created_at: auto
 
-    @strawberry.field(name="actorId", description="The user, API key or worker that made it.")
-    def actor(self) -> strawberry.ID:
-        row: Row = self  # type: ignore[assignment]  # a mirrored type's values are rows
-        return strawberry.ID(ids.encode(_ACTORS[row.actor_kind], row.actor_id))
-
-    @strawberry.field(name="entityId", description="The id of what changed.")
-    def entity(self) -> strawberry.ID:
-        row: Row = self  # type: ignore[assignment]  # a mirrored type's values are rows
-        return strawberry.ID(ids.encode(row.entity_type, row.entity_id))
+    actor_id: strawberry.ID = derived(
+        lambda kind, identifier: ids.encode(_ACTORS[kind], identifier),
+        "actor_kind",
+        "actor_id",
+        annotation=strawberry.ID,
+        description="The user, API key or worker that made it.",
+    )
+    entity_id: strawberry.ID = derived(
+        ids.encode,
+        "entity_type",
+        "entity_id",
+        annotation=strawberry.ID,
+        description="The id of what changed.",
+    )
 
 
 class JournalQuery:

@@ -27,6 +27,7 @@ from strawberry.types.auto import StrawberryAuto
 from strawberry.utils.str_converters import to_camel_case
 
 from db.base import Base, column_fields
+from schema.derived import DerivedField
 from schema.rows import Row
 from schema.scalars import JSON, BigInt
 
@@ -54,8 +55,8 @@ class Mirror:
     private: frozenset[str]
     order_by: tuple[str, ...]
     default_order: tuple[OrderTerm, ...]
-    always: frozenset[str] = frozenset()
-    """Shown columns that hand-written resolvers need, whatever the document asks for."""
+    needed: frozenset[str] = frozenset()
+    """The columns that derived fields are made from, read whatever the document asks for."""
     columns: tuple[str, ...] = ()
     """The shown columns, `id` included."""
     relations: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Mirror:
             and (
                 names is None
                 or column.name not in shown
-                or column.name in self.always
+                or column.name in self.needed
                 or _is_key(column)
                 or to_camel_case(column.name) in names
             )
@@ -125,7 +126,6 @@ def mirror(
     private: Collection[str] = (),
     order_by: Sequence[str] = (),
     default_order: Sequence[str] = ("created_at",),
-    always: Collection[str] = (),
 ) -> Callable[[T], T]:
     """Declare the GraphQL type of a table. A `-` in `default_order` means descending."""
 
@@ -138,7 +138,6 @@ def mirror(
             default_order=tuple(
                 OrderTerm(name.removeprefix("-"), name.startswith("-")) for name in default_order
             ),
-            always=frozenset(always),
         )
         return cls
 
@@ -205,6 +204,12 @@ def finish_columns(mirrored: Mirror) -> None:
         field_ = strawberry.field(description=describe(mirrored.model, name))
         setattr(mirrored.cls, name, field_)
     mirrored.columns = ("id", *annotations)
+    mirrored.needed = frozenset(
+        column
+        for field in vars(mirrored.cls).values()
+        if isinstance(field, DerivedField)
+        for column in field.columns
+    )
     own = inspect.get_annotations(mirrored.cls)
     mirrored.cls.__annotations__ = {**own, **annotations}
 

@@ -52,21 +52,30 @@ class NodeQuery:
         return await _nodes(info, ids)  # type: ignore[return-value]  # errors become nulls with an error
 
 
+def decode_any(text: str) -> tuple[Mirror, UUID]:
+    """The type that a global id names, and its UUID. Raises RequestError (BAD_ID)."""
+    try:
+        key, value = ids.decode(text)
+    except ids.BadId as error:
+        raise RequestError(str(error), ErrorCode.BAD_ID) from None
+    mirror = by_key().get(key)
+    if mirror is None:
+        message = f"There is no type whose ids start with {key}."
+        raise RequestError(message, ErrorCode.BAD_ID)
+    return mirror, value
+
+
 async def _nodes(info: Info, texts: list[strawberry.ID]) -> list[Node | GraphQLError | None]:
     """One statement per type that the ids name."""
     loaders = info.context.loaders
     if loaders.names is None:
         loaders.names = info.context.field_names(info)
-    mirrors = by_key()
     wanted: list[tuple[Mirror, UUID] | RequestError] = []
     for text in texts:
         try:
-            key, value = ids.decode(text)
-            if key not in mirrors:
-                raise ids.BadId(f"There is no type whose ids start with {key}.")
-            wanted.append((mirrors[key], value))
-        except ids.BadId as error:
-            wanted.append(RequestError(str(error), ErrorCode.BAD_ID))
+            wanted.append(decode_any(text))
+        except RequestError as error:
+            wanted.append(error)
     by_mirror: dict[Mirror, list[UUID]] = {}
     for item in wanted:
         if not isinstance(item, RequestError):

@@ -38,13 +38,16 @@ from strawberry import Schema
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.arguments import convert_arguments
 
-from schema.mirror import MIRRORS
+from schema.derived import DerivedField
+from schema.mirror import MIRRORS, Mirror
 from schema.planned import (
     ConnectionShape,
     OneChild,
     PagesChild,
     PlannedArguments,
     PlannedQuery,
+    Root,
+    RootNodes,
     RootPage,
     RootRow,
     RowsPlan,
@@ -170,9 +173,14 @@ class _Compiler:
     def _applies(self, type_: GraphQLObjectType, condition: str) -> bool:
         return condition == type_.name or any(one.name == condition for one in type_.interfaces)
 
-    def root(self, query: GraphQLObjectType, nodes: list[FieldNode]) -> RootPage | RootRow:
+    def root(self, query: GraphQLObjectType, nodes: list[FieldNode]) -> Root:
         """A root field that starts at mirrored rows."""
-        definition = query.fields[nodes[0].name.value]
+        name = nodes[0].name.value
+        definition = query.fields.get(name)
+        if definition is None:
+            raise Unplannable(name)
+        if name in ("node", "nodes"):
+            return self._nodes(definition, nodes, several=name == "nodes")
         field = _relation_field(definition)
         relation = field.relation
         arguments = self._arguments(field, definition, nodes[0])
@@ -181,6 +189,20 @@ class _Compiler:
             return RootRow(arguments, rows, self._row_shape(rows, nodes))
         page = PagesChild(relation, arguments, RowsPlan(relation.target))
         return RootPage(page, self._connection(page, definition, nodes))
+
+    def _nodes(
+        self, definition: GraphQLField, nodes: list[FieldNode], *, several: bool
+    ) -> RootNodes:
+        def ids(variables: VariableValues) -> list[str]:
+            values = get_argument_values(definition, nodes[0], variables)
+            found: list[str] = values["ids"] if several else [values["id"]]
+            return found
+
+        def make(mirror: Mirror) -> tuple[RowsPlan, int]:
+            rows = RowsPlan(mirror)
+            return rows, self._row_shape(rows, nodes)
+
+        return RootNodes(ids, make, several=several)
 
     def _row_shape(self, rows: RowsPlan, nodes: list[FieldNode]) -> int:
         """Add the selection of a row's field to the plan of its rows; which one it is."""
@@ -206,6 +228,10 @@ class _Compiler:
         nodes: list[FieldNode],
     ) -> None:
         field = definition.extensions[_BACKREF]
+        if isinstance(field, DerivedField):
+            positions = [rows.position(name) for name in field.columns]
+            projection.derived(response_key, field.function, positions)
+            return
         if not isinstance(field, RelationField):
             name = field.python_name
             if field.base_resolver is not None or name not in rows.mirror.columns:

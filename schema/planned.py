@@ -22,6 +22,7 @@ from schema.loaders import (
     rows_select,
 )
 from schema.mirror import Mirror
+from schema.node import MAX_NODES, decode_any
 from schema.pages import PageRequest, PageShape, encode_cursor
 from schema.projection import Lookup, Objects, Project, Projection, Record
 from schema.relations import Relation, RelationField
@@ -367,6 +368,18 @@ class PagesChild:
         return more
 
 
+class Root(Protocol):
+    """A root field."""
+
+    def finish(self) -> None:
+        """Called once, when the plan is complete."""
+        ...
+
+    async def load(self, run: Run) -> Any:
+        """Its value in the response."""
+        ...
+
+
 class RootPage:
     """A root connection."""
 
@@ -403,13 +416,59 @@ class RootRow:
         return objects[0] if objects else None
 
 
+class RootNodes:
+    """`node` and `nodes`: rows of any type, a statement for each type that the ids name."""
+
+    def __init__(
+        self,
+        ids: Callable[[VariableValues], Sequence[str]],
+        make: Callable[[Mirror], tuple[RowsPlan, int]],
+        *,
+        several: bool,
+    ) -> None:
+        self._ids = ids
+        self._make = make
+        self._several = several
+        self._plans: dict[Mirror, tuple[RowsPlan, int, int]] = {}
+
+    def finish(self) -> None:
+        """Nothing yet: a type's plan is made when an id first names it."""
+
+    def _plan(self, mirror: Mirror) -> tuple[RowsPlan, int, int]:
+        plan = self._plans.get(mirror)
+        if plan is None:
+            rows, selection = self._make(mirror)
+            position = rows.position("id")
+            rows.finish()
+            plan = self._plans[mirror] = (rows, selection, position)
+        return plan
+
+    async def load(self, run: Run) -> Any:
+        wanted = [decode_any(text) for text in self._ids(run.variables)]
+        if len(wanted) > MAX_NODES:
+            raise CannotPlan
+        by_mirror: dict[Mirror, list[UUID]] = {}
+        for mirror, value in wanted:
+            by_mirror.setdefault(mirror, []).append(value)
+        found: dict[tuple[Mirror, UUID], Any] = {}
+        for mirror, values in by_mirror.items():
+            rows, selection, position = self._plan(mirror)
+            statement = PreparedSelect(rows_select(mirror, rows.columns, False))
+            records = await run.session.fetch(statement, {"keys": list(dict.fromkeys(values))})
+            objects = (await rows.emit(run, records))[selection]
+            for record, one in zip(records, objects, strict=True):
+                found[mirror, record[position]] = one
+        answers = [found.get(one) for one in wanted]
+        return answers if self._several else answers[0]
+
+
 class PlannedQuery:
     """A whole query."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.constants: dict[str, str] = {}
-        self.roots: list[tuple[str, RootPage | RootRow]] = []
+        self.roots: list[tuple[str, Root]] = []
 
     def finish(self) -> None:
         """Called once, when the plan is complete."""

@@ -48,6 +48,15 @@ class Projection:
         """
         self._items.append(f"{response_key!r}: {self._expression(name, f'r[{position}]')}")
 
+    def derived(
+        self, response_key: str, function: Callable[..., Any], positions: Sequence[int]
+    ) -> None:
+        """What a function makes of columns."""
+        name = f"d{len(self._names)}"
+        self._names[name] = function
+        values = ", ".join(f"r[{position}]" for position in positions)
+        self._items.append(f"{response_key!r}: {name}({values})")
+
     def related(
         self, response_key: str, child: int, selection: int, position: int, *, nullable: bool
     ) -> None:
