@@ -9,7 +9,8 @@ from schema.accounts import AccountsQuery
 from schema.accounts_keys import AccessMutation
 from schema.accounts_writes import AccountsMutation
 from schema.assembly import finish
-from schema.conversations import ConversationsQuery
+from schema.conversations import ConversationsQuery, ConversationsSubscription
+from schema.conversations_writes import ConversationsMutation
 from schema.journal import JournalQuery
 from schema.knowledge import KnowledgeQuery
 from schema.node import NodeQuery
@@ -25,8 +26,8 @@ _QUERIES: tuple[type, ...] = (
     WorkQuery,
     JournalQuery,
 )
-_MUTATIONS: tuple[type, ...] = (AccountsMutation, AccessMutation)
-_SUBSCRIPTIONS: tuple[type, ...] = ()
+_MUTATIONS: tuple[type, ...] = (AccountsMutation, AccessMutation, ConversationsMutation)
+_SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription,)
 
 
 @cache

@@ -4,7 +4,7 @@ A context lives for one operation, also on a socket that carries many: sessions 
 outlive an operation would leak rows from one snapshot, or from one person, into the next.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
@@ -26,7 +26,7 @@ from schema.mirror import Mirror
 from schema.rows import Row
 
 if TYPE_CHECKING:
-    from db.notifications import Change
+    from db.notifications import Subscription
 
 Scope = Literal["read", "write", "account"]
 
@@ -73,9 +73,7 @@ class Passwords(Protocol):
 class Changes(Protocol):
     """The process's one source of change notices."""
 
-    def subscribe(
-        self, owner_id: UUID, entity_type: str, scope_id: UUID
-    ) -> "AsyncIterator[Change]":
+    def subscribe(self, owner_id: UUID, entity_type: str, scope_id: UUID) -> "Subscription":
         """The changes of this owner's rows of one type in one scope, from now on."""
         ...
 

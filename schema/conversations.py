@@ -1,17 +1,25 @@
 """Conversations, messages and their parts, as GraphQL shows them."""
 
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
 
+import strawberry
 from sqlalchemy import ColumnElement, FromClause, Uuid, and_, bindparam
 from strawberry import auto
 
 from db import scope
 from db.models import conversations
+from db.repositories.conversations import ADDED_AT_ONCE, added_since, newest_message_at
 from schema.branches import branch
-from schema.mirror import mirror
+from schema.context import Context, Event, Info
+from schema.errors import ErrorCode, RequestError
+from schema.mirror import MIRRORS, mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import RowArgument, first, many, one, related, root, root_row
+from schema.relations import RowArgument, decoded, first, many, one, related, root, root_row
 
 MESSAGES = conversations.Message.__table__
 
@@ -145,3 +153,59 @@ class ConversationsQuery:
         conversations.Conversation,
         description="The caller's conversations, those with the newest messages first.",
     )
+
+
+class ConversationsSubscription:
+    @strawberry.subscription(
+        description=(
+            "Messages added to a conversation, each once, in the order in which they were added,"
+            " from now on."
+        )
+    )
+    async def message_added(
+        self,
+        info: Info,
+        conversation_id: Annotated[
+            strawberry.ID, strawberry.argument(description="The conversation's id.")
+        ],
+    ) -> AsyncGenerator[Message, None]:
+        """Yields an event for each message.
+
+        Raises:
+            RequestError: BAD_ID, or NOT_FOUND when the conversation is not the caller's.
+        """
+        context = info.context
+        owner_id = context.require("read").owner_id
+        identifier = decoded(MIRRORS[conversations.Conversation], conversation_id)
+        source = context.services.changes
+        assert source is not None, "a process that serves subscriptions listens to changes"
+        async with aclosing(source.subscribe(owner_id, "message", identifier)) as changes:
+            # Appends to one conversation are committed one after the other. What this does not
+            # see was created later, and its announcement is still to come.
+            seen: datetime | UUID | None = await newest_message_at(context.session, identifier)
+            await context.session.end_snapshot()
+            if seen is None:
+                raise RequestError("There is no such conversation.", ErrorCode.NOT_FOUND)
+            read_again: frozenset[UUID] = frozenset()
+            async for change in changes:
+                added: Sequence[UUID] = ()
+                if change.operation == "insert":
+                    added = [one for one in change.ids if one not in read_again]
+                elif change.operation == "gap":
+                    added = await _missed(context, identifier, seen)
+                    read_again = frozenset(added)
+                for message_id in added:
+                    seen = message_id
+                    yield Event(MIRRORS[conversations.Message], message_id)  # type: ignore[misc]  # the runner loads it
+
+
+async def _missed(context: Context, conversation_id: UUID, seen: datetime | UUID) -> list[UUID]:
+    """All messages added since the last one seen."""
+    missed: list[UUID] = []
+    while True:
+        found = await added_since(context.session, conversation_id, seen)
+        missed += found
+        if len(found) < ADDED_AT_ONCE:
+            await context.session.end_snapshot()
+            return missed
+        seen = found[-1]

@@ -10,10 +10,10 @@ A create input asks for the columns that have no default; an update input asks f
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar
 from uuid import RFC_4122, UUID
 
@@ -76,6 +76,12 @@ class ChangeInput(OnceInput):
     )
 
 
+def expected_version(input: ChangeInput) -> int | None:
+    """The version that a change is based on; None when the caller does not say."""
+    version = input.expected_version
+    return None if version is UNSET else version
+
+
 @dataclass(frozen=True)
 class _Source:
     """A column that an input field mirrors."""
@@ -84,18 +90,23 @@ class _Source:
     name: str
 
 
-def create_input(*models: type[Base], description: str | None = None) -> Callable[[T], T]:
-    """An input whose `auto` fields mirror columns; those with a default may be left out."""
-    return _mirrored(models, optional=False, description=description)
+def create_input(
+    *models: type[Base], description: str | None = None, optional: Collection[str] = ()
+) -> Callable[[T], T]:
+    """An input whose `auto` fields mirror columns; those with a default may be left out.
+
+    So may the `optional` ones, for which the repository has a value.
+    """
+    return _mirrored(models, optional=optional, description=description)
 
 
 def update_input(*models: type[Base], description: str | None = None) -> Callable[[T], T]:
     """An input whose `auto` fields mirror columns; all may be left out."""
-    return _mirrored(models, optional=True, description=description)
+    return _mirrored(models, optional=None, description=description)
 
 
 def _mirrored(
-    models: tuple[type[Base], ...], *, optional: bool, description: str | None
+    models: tuple[type[Base], ...], *, optional: Collection[str] | None, description: str | None
 ) -> Callable[[T], T]:
     def declare(cls: T) -> T:
         annotations = dict(inspect.get_annotations(cls))
@@ -105,7 +116,7 @@ def _mirrored(
             sources[name] = source
             field = column_fields(source.model)[name]
             type_ = graphql_type(source.model, name)
-            required = not optional and field.is_required()
+            required = optional is not None and name not in optional and field.is_required()
             annotations[name] = type_ if required else type_ | None
             text = describe(source.model, name)
             value = (
@@ -194,6 +205,42 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _referred(source: _Source) -> Any:
     return next(iter(source.model.__table__.columns[source.name].foreign_keys)).column.table
+
+
+def all_of(*checks: Callable[[], Any]) -> list[Any]:
+    """The results of several checks.
+
+    Raises:
+        Invalid: the violations that all of them found together.
+    """
+    results: list[Any] = []
+    violations: list[Violation] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except Invalid as refused:
+            violations.extend(refused.violations)
+    if violations:
+        raise Invalid(violations)
+    return results
+
+
+def checked_items(
+    items: Sequence[Any],
+    field: str,
+    *,
+    longest: int,
+    check: Callable[[Any, tuple[str, ...]], Any] = lambda item, path: checked(item, path=path),
+) -> list[Any]:
+    """The values of each input in a list; the paths of violations carry the index.
+
+    Raises:
+        Invalid: as `checked`, for all items together; or there are more than `longest`.
+    """
+    if len(items) > longest:
+        message = f"A list of at most {longest} items is needed."
+        raise Invalid([Violation((field,), "max_length", message, str(longest))])
+    return all_of(*(partial(check, item, (field, str(n))) for n, item in enumerate(items)))
 
 
 def check_text(text: str, path: tuple[str, ...]) -> str:
