@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := requirements.lock requirements-dev.lock
 
-.PHONY: run test check format lock assets
+.PHONY: run test check sdl format lock assets
 
 run: .venv/run.stamp assets
 	@$(BIN)/python -m server serve
@@ -16,7 +16,13 @@ check: .venv/dev.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -n 0 tests/structure
+	@$(BIN)/pytest -q tests/structure \
+		tests/data/test_migrations.py::test_migrations_make_what_the_models_say
+
+# After a change of the schema that is meant.
+sdl: .venv/run.stamp
+	@$(BIN)/python -m server schema > .venv/schema.graphql
+	@mv .venv/schema.graphql schema/schema.graphql
 
 format: .venv/dev.stamp
 	@$(BIN)/ruff check --fix .
