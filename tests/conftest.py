@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -26,6 +26,7 @@ from db.engine import create_engine
 from db.migrate import upgrade
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.context import Services
+from server.passwords import Argon2Passwords
 from tests.people import Person
 
 TEMPLATE = "engram_template"
@@ -195,8 +196,22 @@ def statements(engine: AsyncEngine) -> Iterator[list[str]]:
     event.remove(engine.sync_engine, "before_cursor_execute", record)
 
 
+@pytest.fixture(scope="session")
+def passwords() -> Iterator[Argon2Passwords]:
+    """Real hashes, as cheap as they get."""
+    passwords = Argon2Passwords(time_cost=1, memory_kib=8_192)
+    yield passwords
+    passwords.close()
+
+
+@pytest.fixture(scope="session")
+def services(engine: AsyncEngine, passwords: Argon2Passwords) -> Services:
+    """What the operations of a process share."""
+    return Services(engine=engine, passwords=passwords)
+
+
 @pytest.fixture
-def new_person(engine: AsyncEngine, admin_engine: AsyncEngine, new_owner: NewOwner) -> NewPerson:
+def new_person(services: Services, admin_engine: AsyncEngine, new_owner: NewOwner) -> NewPerson:
     """`await new_person()` is someone with an account and a human worker, ready to ask."""
 
     async def make() -> Person:
@@ -210,7 +225,6 @@ def new_person(engine: AsyncEngine, admin_engine: AsyncEngine, new_owner: NewOwn
                 {"owner_id": owner_id},
             )
             worker_id: UUID = result.scalar_one()
-        services = Services(engine=engine, passwords=cast(Any, None))
         return Person(owner_id, worker_id, services)
 
     return make

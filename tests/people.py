@@ -1,5 +1,6 @@
 """People of tests: each owns a part of the shared database, and asks as a client would."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,6 +10,27 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schema import build_schema
 from schema.context import Actor, Context, Services
+
+
+async def answer_in(
+    context: Context, document: str, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The answer to an operation: `data` and, if there are any, `errors`."""
+    schema = build_schema()._schema
+    parsed = parse(document)
+    invalid = validate(schema, parsed)
+    if invalid:
+        return {"errors": [error.formatted for error in invalid]}
+    async with context:
+        result: Any = execute(
+            schema, parsed, context_value=context, variable_values=dict(variables)
+        )
+        if hasattr(result, "__await__"):
+            result = await result
+    answer: dict[str, Any] = {"data": result.data}
+    if result.errors:
+        answer["errors"] = [error.formatted for error in result.errors]
+    return answer
 
 
 @dataclass
@@ -27,11 +49,6 @@ class Person:
 
     async def execute(self, document: str, **variables: Any) -> dict[str, Any]:
         """The whole answer: `data` and, if there are any, `errors`."""
-        schema = build_schema()._schema
-        parsed = parse(document)
-        invalid = validate(schema, parsed)
-        if invalid:
-            return {"errors": [error.formatted for error in invalid]}
         self.statements = []
         actor = Actor(owner_id=self.owner_id, kind="user", id=uuid4())
         context = Context(
@@ -40,14 +57,7 @@ class Person:
             request_id="test",
             recorder=lambda sql, **_: self.statements.append(sql),
         )
-        async with context:
-            result: Any = execute(schema, parsed, context_value=context, variable_values=variables)
-            if hasattr(result, "__await__"):
-                result = await result
-        answer: dict[str, Any] = {"data": result.data}
-        if result.errors:
-            answer["errors"] = [error.formatted for error in result.errors]
-        return answer
+        return await answer_in(context, document, variables)
 
     async def ask(self, document: str, **variables: Any) -> dict[str, Any]:
         """The data of an answer that must have no errors."""
