@@ -13,6 +13,7 @@ from schema.conversations import ConversationsQuery, ConversationsSubscription
 from schema.conversations_writes import ConversationsMutation
 from schema.journal import JournalQuery
 from schema.knowledge import KnowledgeQuery
+from schema.knowledge_writes import KnowledgeMutation
 from schema.node import NodeQuery
 from schema.problems import PROBLEM_TYPES
 from schema.scalars import SCALARS
@@ -26,7 +27,12 @@ _QUERIES: tuple[type, ...] = (
     WorkQuery,
     JournalQuery,
 )
-_MUTATIONS: tuple[type, ...] = (AccountsMutation, AccessMutation, ConversationsMutation)
+_MUTATIONS: tuple[type, ...] = (
+    AccountsMutation,
+    AccessMutation,
+    ConversationsMutation,
+    KnowledgeMutation,
+)
 _SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription,)
 
 
