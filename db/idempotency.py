@@ -38,7 +38,7 @@ async def claim(
         ~and_(_KEYS.c.operation == operation, _KEYS.c.key == key),
     )
     claiming = insert(_KEYS).values(
-        owner_id=session.owner_id,
+        owner_id=scope.OWNER,
         operation=operation,
         key=key,
         request_sha256=request_sha256,
