@@ -36,7 +36,7 @@ from schema.pages import Page, PageRequest, PageShape, bounds, order_by
 from schema.rows import Keys, Level, Row
 
 if TYPE_CHECKING:
-    from schema.planned import Child, Run
+    from schema.planned import Child, RowsPlan, Run
     from schema.projection import Lookup
     from schema.relations import Relation
 
@@ -131,6 +131,16 @@ class Loaders:
     def planned(self, child: "Child", keys: Keys, run: "Run") -> "Awaitable[Sequence[Lookup]]":
         """What a plan's relation field brings for a whole level."""
         return self._load(("planned", child), keys, lambda values: child.load(run, values))
+
+    def projected(
+        self, plan: "RowsPlan", level: Level, run: "Run"
+    ) -> "Awaitable[list[dict[str, Any]]]":
+        """What a plan makes of the rows of a level that is already read; once for all its rows."""
+
+        async def project(_: Sequence[UUID]) -> list[dict[str, Any]]:
+            return (await plan.emit(run, level.records(plan.columns)))[0]
+
+        return self._load(("projected", plan, level), ROOT, project)
 
     def _page(
         self,

@@ -98,19 +98,25 @@ class Planner:
         """
         query = self.schema.query_type
         assert query is not None
-        compiler = _Compiler(self, fragments, variables)
+        compiler = self.compiler(fragments, variables)
         planned = PlannedQuery()
         for response_key, nodes in compiler.collect(query, [operation.selection_set]).items():
             if nodes[0].name.value == "__typename":
                 planned.constants[response_key] = query.name
             else:
-                planned.roots.append((response_key, compiler.root(query, nodes)))
+                planned.roots.append((response_key, compiler.root(nodes)))
             planned.keys.append(response_key)
         planned.finish()
         return planned
 
+    def compiler(
+        self, fragments: Mapping[str, FragmentDefinitionNode], variables: VariableValues
+    ) -> "Compiler":
+        """Compiles the parts of one document, for one set of values of its shaping variables."""
+        return Compiler(self, fragments, variables)
 
-class _Compiler:
+
+class Compiler:
     """One operation, for one set of values of its shaping variables."""
 
     def __init__(
@@ -173,8 +179,16 @@ class _Compiler:
     def _applies(self, type_: GraphQLObjectType, condition: str) -> bool:
         return condition == type_.name or any(one.name == condition for one in type_.interfaces)
 
-    def root(self, query: GraphQLObjectType, nodes: list[FieldNode]) -> Root:
-        """A root field that starts at mirrored rows."""
+    def rows(self, mirror: Mirror, nodes: list[FieldNode]) -> RowsPlan:
+        """Rows of a mirror that come from elsewhere. Raises Unplannable."""
+        rows = RowsPlan(mirror)
+        self._row_shape(rows, nodes)
+        return rows
+
+    def root(self, nodes: list[FieldNode]) -> Root:
+        """A root field that starts at mirrored rows. Raises Unplannable."""
+        query = self._schema.query_type
+        assert query is not None
         name = nodes[0].name.value
         definition = query.fields.get(name)
         if definition is None:

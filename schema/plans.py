@@ -5,18 +5,22 @@ set of their values. The rest of the variables are values of arguments, and chan
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
-from graphql import FragmentDefinitionNode, OperationDefinitionNode
+from graphql import FieldNode, FragmentDefinitionNode, OperationDefinitionNode
 from graphql.execution.values import VariableValues, get_variable_values
 
 from db.session import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
+from schema.mirror import Mirror
 from schema.plan import Planner, shaping_variables
-from schema.planned import PlannedQuery, Run
+from schema.planned import PlannedQuery, Root, RowsPlan, Run
 
-KEPT_PLANS = 16
+KEPT_PARTS = 128
+"""Plans kept for one operation, by its parts and the values of its shaping variables."""
+
+P = TypeVar("P")
 _NO_VARIABLES = VariableValues({}, {})
 
 
@@ -33,7 +37,44 @@ class Plans:
         self._operation = operation
         self._fragments = fragments
         self._shaping = shaping_variables(operation, fragments)
-        self._plans: OrderedDict[Hashable, PlannedQuery | None] = OrderedDict()
+        self._parts: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def root(self, nodes: list[FieldNode], variables: VariableValues) -> Root | None:
+        """The plan of one root field, None when graphql-core has to execute it."""
+
+        def make() -> Root:
+            root = self._planner.compiler(self._fragments, variables).root(nodes)
+            root.finish()
+            return root
+
+        return self._part(("root", *map(id, nodes), *self._shape(variables)), make)
+
+    def rows(
+        self, mirror: Mirror, nodes: list[FieldNode], variables: VariableValues
+    ) -> RowsPlan | None:
+        """The plan of rows that were read otherwise, None when graphql-core has to do it."""
+
+        def make() -> RowsPlan:
+            rows = self._planner.compiler(self._fragments, variables).rows(mirror, nodes)
+            rows.finish()
+            return rows
+
+        return self._part((mirror, *map(id, nodes), *self._shape(variables)), make)
+
+    def _part(self, key: Hashable, make: Callable[[], P]) -> P | None:
+        if key not in self._parts:
+            try:
+                self._parts[key] = make()
+            except Exception:
+                # Not only what is Unplannable: a wrong argument is for graphql-core to tell.
+                self._parts[key] = None
+            if len(self._parts) > KEPT_PARTS:
+                self._parts.popitem(last=False)
+        part: P | None = self._parts.get(key)
+        return part
+
+    def _shape(self, variables: VariableValues) -> tuple[object, ...]:
+        return tuple(variables.coerced.get(name) for name in self._shaping)
 
     async def run(self, context: Context, variables: Mapping[str, object]) -> dict[str, Any] | None:
         """The response's `data`; None when graphql-core has to execute the operation.
@@ -63,16 +104,7 @@ class Plans:
         return None if isinstance(values, list) else values
 
     def _plan(self, values: VariableValues) -> PlannedQuery | None:
-        key = tuple(values.coerced.get(name) for name in self._shaping)
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key]
-        try:
-            plan = self._planner.plan(self._operation, self._fragments, values)
-        except Exception:
-            # Not only what is Unplannable: an argument that is wrong is for graphql-core to tell.
-            plan = None
-        self._plans[key] = plan
-        if len(self._plans) > KEPT_PLANS:
-            self._plans.popitem(last=False)
-        return plan
+        def make() -> PlannedQuery:
+            return self._planner.plan(self._operation, self._fragments, values)
+
+        return self._part(("query", *self._shape(values)), make)

@@ -5,10 +5,10 @@ so the first resolver that asks for a relation can ask for the whole level at on
 makes the number of statements depend on the document alone: nothing waits for ticks of a loop.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orjson import Fragment
+from orjson import Fragment, dumps
 
 if TYPE_CHECKING:
     from schema.mirror import Mirror
@@ -30,10 +30,23 @@ class Level:
 
     def __init__(self, mirror: "Mirror", values: Iterable[dict[str, Any]]) -> None:
         self.mirror = mirror
-        self.rows = [Row(self, value) for value in values]
+        self.rows = [Row(self, index, value) for index, value in enumerate(values)]
         for name in mirror.json_columns:
             self._pass_through(name)
         self._keys: dict[str, Keys] = {}
+
+    def records(self, columns: Sequence[str]) -> list[list[Any]]:
+        """The rows as a plan reads them. Raises KeyError for a column that was not read."""
+        pass_through = [i for i, name in enumerate(columns) if name in self.mirror.json_columns]
+        records = [[row.values[name] for name in columns] for row in self.rows]
+        for record in records:
+            for position in pass_through:
+                value = record[position]
+                if isinstance(value, Fragment):
+                    record[position] = value.contents
+                elif isinstance(value, dict):
+                    record[position] = dumps(value)
+        return records
 
     def _pass_through(self, name: str) -> None:
         """JSON that came as text goes into the response as it is."""
@@ -53,10 +66,11 @@ class Level:
 class Row:
     """One row; its columns are its attributes."""
 
-    __slots__ = ("level", "values")
+    __slots__ = ("index", "level", "values")
 
-    def __init__(self, level: Level, values: dict[str, Any]) -> None:
+    def __init__(self, level: Level, index: int, values: dict[str, Any]) -> None:
         self.level = level
+        self.index = index
         self.values = values
 
     def __getattr__(self, name: str) -> Any:
