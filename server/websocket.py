@@ -58,6 +58,10 @@ class Closing(Exception):
         self.reason = reason
 
 
+class Gone(Exception):
+    """The socket is closed, or as good as closed."""
+
+
 class SocketEndpoint:
     """The ASGI application behind ``/graphql`` for WebSockets."""
 
@@ -116,7 +120,7 @@ class Connection:
                     await ending
         except Closing as closing:
             await self._close(closing)
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, Gone):
             pass
         finally:
             unfinished = [*endings, *self.running.values()]
@@ -201,7 +205,11 @@ class Connection:
             raise Closing(4409, f"Subscriber for {identifier} already exists")
         self.count += 1
         caller = Caller(self.actor, f"{self.request_id}.{self.count}", self.client)
-        work = self._operate(identifier, request, caller, may_hold_nul)
+        if len(self.running) < self.options.max_operations:
+            planned = self.operations.runner.plan(request, may_hold_nul=may_hold_nul)
+        else:
+            planned = Answer.refusal(failure(self._too_many(), "RATE_LIMITED"))
+        work = self._operate(identifier, planned, caller)
         task = asyncio.create_task(work)
         self.running[identifier] = task
         task.add_done_callback(lambda done: self._done(identifier, done))
@@ -209,20 +217,15 @@ class Connection:
     def _done(self, identifier: str, task: asyncio.Task[None]) -> None:
         if self.running.get(identifier) is task:
             del self.running[identifier]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Gone):
             log.error("unexpected_error", request_id=self.request_id, exc_info=error)
 
-    async def _operate(
-        self, identifier: str, request: GraphQLRequest, caller: Caller, may_hold_nul: bool
-    ) -> None:
+    def _too_many(self) -> str:
+        return f"A socket carries at most {self.options.max_operations} operations at once."
+
+    async def _operate(self, identifier: str, planned: Planned | Answer, caller: Caller) -> None:
         """Run one operation and send what comes of it."""
-        most = self.options.max_operations
-        planned: Planned | Answer
-        if len(self.running) > most:
-            message = f"A socket carries at most {most} operations at the same time."
-            planned = Answer.refusal(failure(message, "RATE_LIMITED"))
-        else:
-            planned = self.operations.runner.plan(request, may_hold_nul=may_hold_nul)
         if isinstance(planned, Answer):
             answers = planned.alone()
         elif planned.kind is OperationType.SUBSCRIPTION:
@@ -242,7 +245,7 @@ class Connection:
         await self._send({"type": "complete", "id": identifier})
 
     async def _send(self, message: dict[str, object]) -> None:
-        """Write one message; the socket is closed when its reader does not take it."""
+        """Write one message. Raises Gone when nobody takes it."""
         text = orjson.dumps(message).decode()
         try:
             async with asyncio.timeout(self.options.send_seconds), self.writing:
@@ -252,8 +255,9 @@ class Connection:
                 log.warning("slow_reader", request_id=self.request_id)
                 closing = Closing(1013, "Too slow: messages were not read in time")
                 self.stuck.set_exception(closing)
+            raise Gone from None
         except (WebSocketDisconnect, RuntimeError):
-            pass  # closed meanwhile; the reader finds out by itself
+            raise Gone from None
 
     async def _close(self, closing: Closing) -> None:
         if self.socket.application_state is not WebSocketState.CONNECTED:

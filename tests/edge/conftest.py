@@ -56,23 +56,10 @@ class Served:
     def socket_url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/graphql"
 
-    async def post(
-        self, query: str, variables: dict[str, Any] | None = None, **headers: str
-    ) -> httpx.Response:
+    async def post(self, query: str, headers: dict[str, str] | None = None) -> httpx.Response:
         """Ask as a modern client does."""
         return await self.client.post(
-            "/graphql",
-            json={"query": query, "variables": variables},
-            headers={"accept": GRAPHQL} | headers,
-        )
-
-    async def send(self, body: bytes, **headers: str) -> httpx.Response:
-        """Send a body as it is."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.post(
-            "/graphql",
-            content=body,
-            headers={"accept": GRAPHQL, "content-type": JSON} | named,
+            "/graphql", json={"query": query}, headers={"accept": GRAPHQL} | (headers or {})
         )
 
 
@@ -107,8 +94,13 @@ def make_settings(database_url: str) -> MakeSettings:
     """Settings of a public server on the worker's database; keywords change them."""
 
     def make(**changes: Any) -> Settings:
-        named = {"database_url": SecretStr(database_url), "engram_environment": "production"}
-        return Settings(_env_file=None, **(named | {"introspection": True} | changes))
+        named: dict[str, Any] = {
+            "database_url": SecretStr(database_url),
+            "engram_environment": "production",
+            "introspection": True,
+            "body_timeout_seconds": 2.0,
+        }
+        return Settings(_env_file=None, **(named | changes))
 
     return make
 

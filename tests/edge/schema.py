@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import strawberry
 from sqlalchemy import text
@@ -130,7 +130,8 @@ class Query:
 
     @strawberry.field
     def no_json(self) -> JSON | None:
-        return object()
+        value: Any = object()
+        return cast(JSON, value)
 
     @strawberry.field
     def surrogate(self) -> str | None:
@@ -162,7 +163,9 @@ class Loaded:
 @strawberry.type
 class Subscription:
     @strawberry.subscription
-    async def count(self, to: int, every: float = 0.0, name: str = "count") -> AsyncGenerator[int, None]:
+    async def count(
+        self, to: int, every: float = 0.0, name: str = "count"
+    ) -> AsyncGenerator[int, None]:
         try:
             for number in range(to):
                 yield number
@@ -177,8 +180,9 @@ class Subscription:
             yield event
 
     @strawberry.subscription
-    async def refused(self) -> AsyncGenerator[int, None]:
-        raise RequestError("Not for you.", ErrorCode.FORBIDDEN)
+    async def refused(self, allowed: bool = False) -> AsyncGenerator[int, None]:
+        if not allowed:
+            raise RequestError("Not for you.", ErrorCode.FORBIDDEN)
         yield 0
 
     @strawberry.subscription

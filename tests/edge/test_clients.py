@@ -81,9 +81,7 @@ async def test_the_websocket_client_is_told_of_a_bad_token(served: Served, clien
     assert answers == [{"thrown": {"code": 4401, "reason": reason}}]
 
 
-async def test_the_event_stream_client(
-    served: Served, clients: Path, new_login: NewLogin
-) -> None:
+async def test_the_event_stream_client(served: Served, clients: Path, new_login: NewLogin) -> None:
     login = await new_login()
     answers = await run(
         clients,
