@@ -18,6 +18,10 @@ from schema.node import NodeQuery
 from schema.problems import PROBLEM_TYPES
 from schema.scalars import SCALARS
 from schema.work import WorkQuery
+from schema.work_changes import WorkSubscription
+from schema.work_claims import ClaimMutation
+from schema.work_tasks import TaskMutation
+from schema.work_writes import WorkMutation
 
 _QUERIES: tuple[type, ...] = (
     NodeQuery,
@@ -32,8 +36,11 @@ _MUTATIONS: tuple[type, ...] = (
     AccessMutation,
     ConversationsMutation,
     KnowledgeMutation,
+    WorkMutation,
+    TaskMutation,
+    ClaimMutation,
 )
-_SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription,)
+_SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription, WorkSubscription)
 
 
 @cache

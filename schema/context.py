@@ -27,6 +27,7 @@ from schema.rows import Row
 
 if TYPE_CHECKING:
     from db.notifications import Subscription
+    from schema.plans import Plans
 
 Scope = Literal["read", "write", "account"]
 
@@ -74,7 +75,10 @@ class Changes(Protocol):
     """The process's one source of change notices."""
 
     def subscribe(self, owner_id: UUID, entity_type: str, scope_id: UUID) -> "Subscription":
-        """The changes of this owner's rows of one type in one scope, from now on."""
+        """The changes of this owner's rows of one type in one scope, from now on.
+
+        Close it to unsubscribe.
+        """
         ...
 
 
@@ -115,6 +119,8 @@ class Context:
         )
         self._loaders = Loaders(self._session)
         self._names: frozenset[str] | None = None
+        self.plans: Plans | None = None
+        """The plans of the operation; None leaves everything to graphql-core."""
 
     async def __aenter__(self) -> "Context":
         return self

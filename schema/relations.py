@@ -59,6 +59,7 @@ class Relation:
         default_order: Sequence[str] | None = None,
         first: bool = False,
         argument: RowArgument | None = None,
+        only_live: bool = False,
     ) -> None:
         """`key` is the column of the source row whose value the loaders are asked with; `match`
         says which target rows belong to a key; `foreign_key` is the column it stands for."""
@@ -71,6 +72,7 @@ class Relation:
         self.nullable = nullable
         self.first = first
         self.argument = argument
+        self.only_live = only_live
         self._default_order = default_order
 
     def matching(
@@ -260,13 +262,14 @@ def root(
     where: Callable[[FromClause], ColumnElement[bool]] | None = None,
     default_order: Sequence[str] | None = None,
 ) -> Any:
-    """All rows of `model` that the caller owns, or those that `where` keeps."""
+    """All rows of `model` that the caller owns, or those live ones that `where` keeps."""
     relation = Relation(
         model,
         key="",
         match=lambda target, _key: where(target) if where else true(),
         root=True,
         default_order=default_order,
+        only_live=where is not None,
     )
     return RelationField(relation, description=description)
 
@@ -331,7 +334,7 @@ def _page_arguments(relation: Relation, types: FilterTypes) -> list[StrawberryAr
     if relation.argument is not None:
         asked = relation.argument
         arguments.insert(0, _argument(asked.name, strawberry.ID, asked.description, required=True))
-    if relation.root and "deleted_at" in relation.target.table.columns:
+    if relation.root and not relation.only_live and "deleted_at" in relation.target.table.columns:
         arguments.append(_argument("deleted", bool, "Deleted rows instead of live ones."))
     return arguments
 

@@ -1,12 +1,21 @@
 """Projects, workers and tasks, as GraphQL shows them."""
 
+from typing import Annotated
+
+import strawberry
 from strawberry import auto
 
 from db.models import work
-from schema.mirror import mirror
+from db.repositories.work_claims import ready
+from db.repositories.work_trees import MAX_DEPTH, MAX_NODES, tree
+from schema import ids
+from schema.context import Info
+from schema.derived import derived
+from schema.errors import bad_input
+from schema.mirror import MIRRORS, mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import many, one, root, root_row
+from schema.relations import decoded, many, one, root, root_row
 
 
 @mirror(
@@ -67,6 +76,12 @@ class Task(Node):
     deleted_at: auto
     project: Project = one(work.Task.project_id)
     parent: "Task" = one(work.Task.parent_id)
+    parent_id: strawberry.ID | None = derived(
+        lambda value: value and ids.encode("task", value),
+        "parent_id",
+        annotation=strawberry.ID | None,
+        description="The id of the task it is a step of; free, where `parent` costs a statement.",
+    )
     assignee: Worker = one(work.Task.assignee_id)
     created_by: Worker = one(work.Task.created_by_id)
     claimed_by: Worker = one(work.Task.claimed_by_id)
@@ -93,5 +108,50 @@ class WorkQuery:
         description="The caller's tasks in all projects, newest first.",
         default_order=("-created_at",),
     )
+    ready_tasks: Connection[Task] = root(
+        work.Task,
+        description=(
+            "The caller's tasks that workers can claim now, in the order in which claimTasks gives"
+            " them: the most urgent first, then the oldest. They are pending, or their claim has"
+            " lapsed; `runAfter` has passed, attempts are left, and every live task they depend on"
+            " is done. Tasks assigned to a worker are claimed by that worker alone."
+        ),
+        where=ready,
+        default_order=("-priority", "created_at", "number"),
+    )
     worker: Worker = root_row(work.Worker, description="The worker with this id.")
     workers: Connection[Worker] = root(work.Worker, description="The caller's workers, by name.")
+
+    @strawberry.field(
+        description=(
+            "A task and what is below it, as a list in the order of the tree: a task, then each of"
+            " its subtasks by number with what is below it. `parentId` says where a task belongs."
+            f" Of more than {MAX_NODES} tasks the upper levels come, so that the parent of every"
+            " task but the first is in the list. Empty if there is no such task."
+        )
+    )
+    async def task_tree(
+        self,
+        info: Info,
+        id: Annotated[
+            strawberry.ID, strawberry.argument(description="The id of the task at the top.")
+        ],
+        max_depth: Annotated[
+            int,
+            strawberry.argument(
+                description=f"How many levels below the top, between 0 and {MAX_DEPTH}."
+            ),
+        ] = MAX_DEPTH,
+    ) -> list[Task]:
+        if not 0 <= max_depth <= MAX_DEPTH:
+            raise bad_input(f"`maxDepth` must be between 0 and {MAX_DEPTH}.")
+        mirrored = MIRRORS[work.Task]
+        root_id = decoded(mirrored, id)
+        loaders = info.context.loaders
+        loaders.names = info.context.field_names(info)
+        level = await loaders.level(
+            mirrored,
+            tree(mirrored.loaded(loaders.names)),
+            {"root": root_id, "max_depth": max_depth},
+        )
+        return level.rows  # type: ignore[return-value]  # a mirrored type's values are rows

@@ -1,0 +1,248 @@
+"""Tasks handed to workers: claimed under a lease, fenced by an epoch.
+
+A claim raises the task's epoch. Every later write of the worker names the epoch of its claim, and
+is refused once another claim has been made or the task has been taken away.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, FromClause, Select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from db.changes import Record, update
+from db.models.work import Project, Task, TaskDependency, TaskStatus, Worker
+from db.recording import shown
+from db.refusals import Invalid, Missing, Stale, Violation
+from db.scope import predicate, readable
+from db.session import Session
+
+PROJECTS = Project.__table__
+WORKERS = Worker.__table__
+TASKS = Task.__table__
+DEPENDENCIES = TaskDependency.__table__
+
+FIRST_PAUSE_SECONDS = 10
+LONGEST_PAUSE_SECONDS = 3_600
+HEARTBEAT_NOTED_SECONDS = 10
+"""How often a worker's last sign of life is written at most."""
+LAPSED_AT_ONCE = 100
+"""How many given-up tasks one claim puts away."""
+
+Values = Mapping[str, Any]
+
+
+def _is(column: ColumnElement[str], *statuses: TaskStatus) -> ColumnElement[bool]:
+    """A condition on the status in literal words, as the predicates of partial indexes need it."""
+    return column.in_([sa.literal_column(f"'{status.value}'", sa.Text()) for status in statuses])
+
+
+def ready(task: FromClause) -> ColumnElement[bool]:
+    """Whether a worker can claim a task: nobody holds it, and there is nothing to wait for."""
+    dependency, needed = DEPENDENCIES.alias(), TASKS.alias()
+    waits = (
+        sa.select(sa.literal_column("1"))
+        .select_from(dependency.join(needed, needed.c.id == dependency.c.depends_on_id))
+        .where(
+            predicate(dependency),
+            predicate(needed),
+            dependency.c.task_id == task.c.id,
+            sa.not_(_is(needed.c.status, TaskStatus.DONE)),
+        )
+        .correlate(task)
+        .exists()
+    )
+    return sa.and_(
+        task.c.deleted_at.is_(None),
+        _is(task.c.status, TaskStatus.PENDING, TaskStatus.IN_PROGRESS),
+        sa.or_(_is(task.c.status, TaskStatus.PENDING), task.c.lease_expires_at < sa.func.now()),
+        sa.or_(task.c.run_after.is_(None), task.c.run_after <= sa.func.now()),
+        task.c.attempts < task.c.max_attempts,
+        ~waits,
+    )
+
+
+async def claim_tasks(
+    session: Session,
+    worker_id: UUID,
+    *,
+    project_id: UUID | None,
+    limit: int,
+    lease: timedelta,
+    capabilities: Sequence[str] | None,
+) -> list[Record]:
+    """Give a worker the first ready tasks that nobody else is being given.
+
+    Tasks assigned to other workers are left alone, and so are tasks with tags of which none is
+    among the capabilities, unless there are no capabilities; those of the worker are the default.
+    Raises Invalid for an unknown worker or project.
+    """
+    worker = await _require(session, worker_id, project_id)
+    await _put_away_lapsed(session)
+    able = list(worker.capabilities if capabilities is None else capabilities)
+    rows = await session.execute(
+        _choice(in_project=project_id is not None, limited=bool(able)),
+        {"worker_id": worker_id, "project_id": project_id, "able": able, "limit": limit},
+    )
+    values = {
+        "status": TaskStatus.IN_PROGRESS.value,
+        "claimed_by_id": worker_id,
+        "claim_epoch": TASKS.c.claim_epoch + 1,
+        "attempts": TASKS.c.attempts + 1,
+        "lease_expires_at": sa.func.now() + lease,
+    }
+    return await update(session, TASKS, [row.id for row in rows], values, action="claim")
+
+
+async def heartbeat_task(session: Session, id: UUID, epoch: int, lease: timedelta) -> Record:
+    """Hold a claimed task for longer, from now on. Raises Missing and Stale."""
+    values = {"lease_expires_at": sa.func.now() + lease}
+    task = await _write(session, id, epoch, values, "heartbeat")
+    if task.claimed_by_id is not None:
+        await _note_sign_of_life(session, task.claimed_by_id)
+    return task
+
+
+async def complete_task(session: Session, id: UUID, epoch: int, result: Values | None) -> Record:
+    """Mark a claimed task as done. Raises Missing and Stale."""
+    values = {
+        "status": TaskStatus.DONE.value,
+        "lease_expires_at": None,
+        "result": sa.null() if result is None else result,
+    }
+    return await _write(session, id, epoch, values, "complete")
+
+
+async def fail_task(
+    session: Session, id: UUID, epoch: int, result: Values | None, pause: timedelta | None
+) -> Record:
+    """Give a claimed task back after a failure, to be claimed again after a pause.
+
+    The pause doubles with every attempt unless one is given; after the last attempt the task has
+    failed. Raises Missing and Stale.
+    """
+    last = TASKS.c.attempts >= TASKS.c.max_attempts
+    # Twenty doublings are a day's worth of the longest pause: enough, and no number gets too large.
+    doublings = sa.func.least(TASKS.c.attempts - 1, 20)
+    seconds = sa.func.least(
+        FIRST_PAUSE_SECONDS * sa.func.power(2, doublings), LONGEST_PAUSE_SECONDS
+    )
+    wait = timedelta(seconds=1) * seconds if pause is None else sa.literal(pause)
+    values = {
+        "status": sa.case((last, TaskStatus.FAILED.value), else_=TaskStatus.PENDING.value),
+        "run_after": sa.case((last, TASKS.c.run_after), else_=sa.func.now() + wait),
+        "claimed_by_id": sa.case((last, TASKS.c.claimed_by_id), else_=sa.null()),
+        "lease_expires_at": None,
+        "result": sa.null() if result is None else result,
+    }
+    return await _write(session, id, epoch, values, "fail")
+
+
+async def release_task(session: Session, id: UUID, epoch: int) -> Record:
+    """Give a claimed task back undone, as if it had not been claimed. Raises Missing and Stale."""
+    values = {
+        "status": TaskStatus.PENDING.value,
+        "claimed_by_id": None,
+        "lease_expires_at": None,
+        "attempts": sa.func.greatest(TASKS.c.attempts - 1, 0),
+    }
+    return await _write(session, id, epoch, values, "release")
+
+
+async def _write(session: Session, id: UUID, epoch: int, values: Values, action: str) -> Record:
+    """Change a task that is claimed under this epoch."""
+    claimed = sa.and_(
+        _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
+        TASKS.c.lease_expires_at.is_not(None),
+        TASKS.c.claim_epoch == epoch,
+    )
+    rows = await update(session, TASKS, id, values, where=claimed, action=action)
+    if rows:
+        return rows[0]
+    found = await session.execute(readable(TASKS, *shown(TASKS)).where(TASKS.c.id == id))
+    if not found:
+        raise Missing("task")
+    current = found[0]
+    if current.status == TaskStatus.IN_PROGRESS and current.lease_expires_at is not None:
+        message = f"This task is claimed under epoch {current.claim_epoch}, not {epoch}."
+    else:
+        message = f"This task is not claimed any more: it is {current.status.replace('_', ' ')}."
+    raise Stale("task", current._asdict(), ("claim_epoch",), message=message)
+
+
+async def _require(session: Session, worker_id: UUID, project_id: UUID | None) -> Record:
+    """The worker, whose sign of life is noted."""
+    workers = await session.execute(_WORKER, {"id": worker_id})
+    violations = []
+    if not workers:
+        violations.append(
+            Violation(("worker_id",), "reference", "There is no worker with this id.")
+        )
+    if project_id is not None and not await session.execute(_PROJECT, {"id": project_id}):
+        message = "There is no project with this id."
+        violations.append(Violation(("project_id",), "reference", message))
+    if violations:
+        raise Invalid(violations)
+    await _note_sign_of_life(session, worker_id)
+    return workers[0]
+
+
+_ID = sa.bindparam("id", type_=sa.Uuid())
+_WORKER = readable(WORKERS, WORKERS.c.capabilities).where(WORKERS.c.id == _ID)
+_PROJECT = readable(PROJECTS, PROJECTS.c.id).where(PROJECTS.c.id == _ID)
+
+
+async def _note_sign_of_life(session: Session, worker_id: UUID) -> None:
+    at = WORKERS.c.last_heartbeat_at
+    long_ago = sa.func.now() - timedelta(seconds=HEARTBEAT_NOTED_SECONDS)
+    quiet = sa.or_(at.is_(None), at < long_ago)
+    await update(session, WORKERS, worker_id, {"last_heartbeat_at": sa.func.now()}, where=quiet)
+
+
+async def _put_away_lapsed(session: Session) -> None:
+    """Tasks whose last attempt ended without a word have failed."""
+    lapsed = [row.id for row in await session.execute(_LAPSED)]
+    values = {
+        "status": TaskStatus.FAILED.value,
+        "lease_expires_at": None,
+        "result": {"reason": "The lease of the last attempt ran out."},
+    }
+    await update(session, TASKS, lapsed, values, action="fail")
+
+
+_LAPSED = (
+    readable(TASKS, TASKS.c.id)
+    .where(
+        _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
+        TASKS.c.lease_expires_at < sa.func.now(),
+        TASKS.c.attempts >= TASKS.c.max_attempts,
+    )
+    .limit(LAPSED_AT_ONCE)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+
+
+@lru_cache
+def _choice(*, in_project: bool, limited: bool) -> Select[*tuple[Any, ...]]:
+    """The tasks to claim, held; those that somebody else holds are passed over."""
+    worker_id = sa.bindparam("worker_id", type_=sa.Uuid())
+    statement = readable(TASKS, TASKS.c.id).where(
+        ready(TASKS), sa.or_(TASKS.c.assignee_id.is_(None), TASKS.c.assignee_id == worker_id)
+    )
+    if in_project:
+        project_id = sa.bindparam("project_id", type_=sa.Uuid())
+        statement = statement.where(TASKS.c.project_id == project_id)
+    if limited:
+        able = sa.bindparam("able", type_=ARRAY(sa.Text()))
+        untagged = TASKS.c.tags == sa.literal_column("'[]'::jsonb")
+        statement = statement.where(sa.or_(untagged, TASKS.c.tags.op("?|")(able)))
+    order = (TASKS.c.priority.desc(), TASKS.c.created_at, TASKS.c.number, TASKS.c.id)
+    return (
+        statement.order_by(*order)
+        .limit(sa.bindparam("limit", type_=sa.Integer()))
+        .with_for_update(skip_locked=True, key_share=True)
+    )
