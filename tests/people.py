@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 from graphql import execute, parse, validate
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,7 +28,8 @@ async def answer_in(
         )
         if hasattr(result, "__await__"):
             result = await result
-    answer: dict[str, Any] = {"data": result.data}
+    # As the client reads it: values of jsonb columns are text until they are written.
+    answer: dict[str, Any] = {"data": orjson.loads(orjson.dumps(result.data))}
     if result.errors:
         answer["errors"] = [error.formatted for error in result.errors]
     return answer

@@ -29,7 +29,7 @@ class Caller:
 
     services: Services
     token: str | None = field(default=None, repr=False)
-    client: Client = Client(ip="192.0.2.7", user_agent="tests/1")
+    client: Client = field(default_factory=Client)
     statements: list[str] = field(default_factory=list)
     """The SQL of the last request, without the look-up of the token."""
 
