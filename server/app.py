@@ -21,6 +21,7 @@ from db.security import verify_row_security
 from db.session import Recorder
 from schema import build_schema
 from schema.context import Context, Services
+from schema.plan import Planner
 from server.documents import Documents
 from server.execution import OperationContext, Runner
 from server.graphiql import Example, GraphiQL
@@ -45,6 +46,8 @@ def create_app(
     schema: Schema | None = None,
     engine: AsyncEngine | None = None,
     make_context: MakeContext | None = None,
+    http_options: HttpOptions | None = None,
+    socket_options: SocketOptions | None = None,
     token: str | None = None,
     examples: Sequence[Example] = (),
 ) -> Starlette:
@@ -71,6 +74,7 @@ def create_app(
         settings.limits,
         suggestions=settings.development,
         introspection=settings.allows_introspection,
+        planner=Planner(schema) if settings.planned_selections else None,
     )
     runner = Runner(schema, documents, development=settings.development)
     identity = Identity(engine, options)
@@ -80,7 +84,8 @@ def create_app(
     endpoint = GraphQLEndpoint(
         operations,
         identity,
-        HttpOptions(
+        http_options
+        or HttpOptions(
             max_body_bytes=settings.body_limit_bytes,
             body_seconds=settings.body_timeout_seconds,
             max_batch=settings.max_batch,
@@ -91,7 +96,8 @@ def create_app(
     socket = SocketEndpoint(
         operations,
         identity,
-        SocketOptions(
+        socket_options
+        or SocketOptions(
             max_message_bytes=settings.body_limit_bytes,
             origins=frozenset(settings.allowed_origins),
         ),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from graphql import (
     DocumentNode,
+    FragmentDefinitionNode,
     GraphQLError,
     GraphQLSchema,
     GraphQLSyntaxError,
@@ -27,6 +28,8 @@ from graphql import (
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
+from schema.plan import Planner
+from schema.plans import Plans
 from server.cost import CostProgram
 from server.failures import Failure, failure, present
 from server.guard import Guard, Limits, too_complex
@@ -48,6 +51,7 @@ class Operation:
     name: str | None
     kind: OperationType
     cost: CostProgram
+    plans: Plans | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class Documents:
         *,
         suggestions: bool = False,
         introspection: bool = True,
+        planner: Planner | None = None,
         kept_documents: int = KEPT_DOCUMENTS,
         kept_characters: int = KEPT_CHARACTERS,
     ) -> None:
@@ -89,11 +94,15 @@ class Documents:
         self.limits = limits
         self.guard = Guard(schema, limits)
         self.suggestions = suggestions
+        self.planner = planner
         self.rules = RULES if introspection else (*RULES, NoSchemaIntrospectionCustomRule)
         self.kept_documents = kept_documents
         self.kept_characters = kept_characters
         self._kept: OrderedDict[str, Prepared] = OrderedDict()
         self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def prepare(self, text: str) -> Prepared:
         """The document of this text; parsed, measured and validated when it is new."""
@@ -110,6 +119,16 @@ class Documents:
             oldest, _ = self._kept.popitem(last=False)
             self._characters -= len(oldest)
         return prepared
+
+    def _plans(self, document: DocumentNode, node: OperationDefinitionNode) -> Plans | None:
+        if self.planner is None:
+            return None
+        fragments = {
+            part.name.value: part
+            for part in document.definitions
+            if isinstance(part, FragmentDefinitionNode)
+        }
+        return Plans(self.planner, node, fragments)
 
     def _prepare(self, text: str) -> Prepared:
         tokens = self.limits.tokens
@@ -141,7 +160,9 @@ class Documents:
             if isinstance(node, OperationDefinitionNode):
                 name = node.name.value if node.name else None
                 cost = measured.costs[id(node)]
-                operations[name] = Operation(name, node.operation, cost)
+                operations[name] = Operation(
+                    name, node.operation, cost, self._plans(document, node)
+                )
         return Prepared(document, operations)
 
 

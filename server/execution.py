@@ -27,6 +27,8 @@ from graphql.execution import Executor
 from strawberry import Schema
 from strawberry.execution import optimized_is_awaitable
 
+from schema.context import Context
+from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
 from server.failures import Failure, failure, present, reveal
 from server.guard import too_complex
@@ -112,7 +114,7 @@ class Answer:
     def encode(self, request_id: str) -> bytes:
         """The response as JSON. Data that JSON cannot hold is a fault of the server."""
         try:
-            return orjson.dumps(self.body, default=str_of_uuid)
+            return orjson.dumps(self.body, default=str_of_uuid, option=orjson.OPT_UTC_Z)
         except TypeError as error:
             masked = reveal([GraphQLError("", original_error=error)], request_id)
             return orjson.dumps({"errors": masked, "data": None})
@@ -185,6 +187,12 @@ class Runner:
         return answer
 
     async def _execute(self, planned: Planned, context: OperationContext) -> Answer:
+        plans = planned.operation.plans
+        if planned.kind is OperationType.QUERY and plans and isinstance(context, Context):
+            data = await plans.run(context, planned.variables)
+            if data is not None:
+                return Answer(data, True)
+        equip(planned, context)
         executor = self._build(planned, context)
         if isinstance(executor, Answer):
             return executor
@@ -213,7 +221,9 @@ class Runner:
                     status = "errors"
                     yield Answer(errors=reveal(stream.errors or (), context.request_id))
                     return
-                async with aclosing(self._answers(executor, stream, make_context)) as answers:
+                async with aclosing(
+                    self._answers(executor, stream, planned, make_context)
+                ) as answers:
                     async for answer in answers:
                         yield answer
             status = "ok"
@@ -224,7 +234,11 @@ class Runner:
             self._log(planned, context, started, status)
 
     async def _answers(
-        self, executor: Executor[Any], stream: AsyncIterable[object], make_context: ContextFactory
+        self,
+        executor: Executor[Any],
+        stream: AsyncIterable[object],
+        planned: Planned,
+        make_context: ContextFactory,
     ) -> AsyncGenerator[Answer, None]:
         try:
             async for event in stream:
@@ -234,6 +248,7 @@ class Runner:
                         continue
                     per_event = executor.build_per_event_executor(root)
                     per_event.context_value = context
+                    equip(planned, context)
                     answer = await finish(per_event, context.request_id, serially=False)
                 yield answer
         finally:
@@ -243,7 +258,7 @@ class Runner:
 
     def _build(self, planned: Planned, context: OperationContext) -> Executor[Any] | Answer:
         try:
-            executor = self.schema.execution_context_class.build(
+            executor = PlanningExecutor.build(
                 self.schema._schema,
                 planned.document,
                 context_value=context,
@@ -278,6 +293,12 @@ class Runner:
             status=status,
             request_id=context.request_id,
         )
+
+
+def equip(planned: Planned, context: OperationContext) -> None:
+    """Give a context the plans of its operation."""
+    if isinstance(context, Context):
+        context.plans = planned.operation.plans
 
 
 async def finish(

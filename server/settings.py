@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         30_000, ge=1, description="The longest a transaction may do nothing."
     )
 
+    planned_selections: bool = Field(
+        True,
+        description="Whether selections over tables are planned; false leaves all to graphql-core.",
+    )
     body_limit_bytes: int = Field(4_194_304, ge=1_024, description="The largest request body.")
     body_timeout_seconds: float = Field(15.0, gt=0, description="The longest a body may take.")
     max_batch: int = Field(
