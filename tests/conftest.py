@@ -28,6 +28,7 @@ from db.session import Author, Recorder, Session, SessionOptions
 from schema.context import Services
 from server.passwords import Argon2Passwords
 from tests.people import Person
+from tests.properties import pytest_terminal_summary as pytest_terminal_summary
 
 TEMPLATE = "engram_template"
 
