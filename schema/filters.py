@@ -36,7 +36,7 @@ from db import scope
 from db.base import column_fields
 from schema import ids
 from schema.errors import ErrorCode, RequestError, bad_input
-from schema.mirror import Mirror, bare, by_table
+from schema.mirror import Mirror, bare, referred
 from schema.scalars import clean_text
 
 if TYPE_CHECKING:
@@ -242,15 +242,11 @@ def _scalar(types: "FilterTypes", name: str, value: Any) -> Any:
 
 def id_operand(mirror: Mirror, name: str, text: str) -> UUID:
     """The UUID in a filter's id, which must be of the type that the column refers to."""
-    target = mirror if name == "id" else by_table(_referred(mirror, name))
+    target = mirror if name == "id" else referred(mirror.model, name)
     try:
         return ids.decode_as(target.key, text)
     except ids.BadId as error:
         raise RequestError(str(error), ErrorCode.BAD_ID) from None
-
-
-def _referred(mirror: Mirror, name: str) -> Any:
-    return next(iter(mirror.table.columns[name].foreign_keys)).column.table
 
 
 def _escaped(text: str) -> str:

@@ -24,7 +24,7 @@ from strawberry.types.unset import UNSET
 from db.base import Base, column_fields
 from db.refusals import Invalid, Violation
 from schema import ids
-from schema.mirror import bare, by_table, describe, graphql_type, shown_columns
+from schema.mirror import bare, describe, graphql_type, referred, shown_columns
 from schema.scalars import clean_text
 
 T = TypeVar("T", bound=type)
@@ -179,7 +179,7 @@ def _checked_value(source: _Source, given: Any, path: tuple[str, ...]) -> Any:
     for text in _texts(given):
         check_text(text, path)
     if annotation is UUID and given is not None:
-        key = by_table(_referred(source)).key
+        key = referred(source.model, source.name).key
         return reference(key, given, path)
     try:
         found = _adapter(source.model, source.name).validate_python(given)
@@ -201,10 +201,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-
-
-def _referred(source: _Source) -> Any:
-    return next(iter(source.model.__table__.columns[source.name].foreign_keys)).column.table
 
 
 def all_of(*checks: Callable[[], Any]) -> list[Any]:

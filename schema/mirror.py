@@ -108,6 +108,16 @@ def by_key() -> dict[str, Mirror]:
     return {mirrored.key: mirrored for mirrored in MIRRORS.values()}
 
 
+def referred(model: type[Base], name: str) -> Mirror:
+    """The mirror of the rows that a foreign key names.
+
+    A column may be part of several keys, which it then keeps within one project or conversation;
+    its own is the one that it ends.
+    """
+    keys = model.__table__.foreign_key_constraints
+    return by_table(next(key.referred_table for key in keys if key.column_keys[-1] == name))
+
+
 def by_table(table: Table) -> Mirror:
     """The mirror of a table.
 

@@ -28,7 +28,7 @@ from db.refusals import Denied, Overtaken, Refused, Unauthenticated, invalid
 from schema.context import Context, Info, Scope
 from schema.inputs import MAX_KEY_CHARS, check_text
 from schema.mirror import MIRRORS, by_key, is_shareable
-from schema.problems import Problem, problems
+from schema.problems import PROBLEM_TYPES, Problem, ProblemCode, problems
 from schema.rows import Level, Row
 
 T = TypeVar("T", bound=type)
@@ -205,15 +205,18 @@ def _plain(value: Any) -> Any:
 
 
 def store(answer: Payload) -> dict[str, Any]:
-    """An answer as JSON: rows by type and values. Secrets and problems stay out."""
+    """An answer as JSON: rows by type and values. Secrets stay out."""
     return {
         field.name: _stored(getattr(answer, field.name))
         for field in fields(answer)
-        if field.name not in ("client_mutation_id", "problems") and not field.metadata.get("secret")
+        if field.name != "client_mutation_id" and not field.metadata.get("secret")
     }
 
 
 def _stored(value: Any) -> Any:
+    if isinstance(value, Problem):
+        values = {one.name: _stored(getattr(value, one.name)) for one in fields(value)}
+        return {"problem": type(value).__name__, "values": values}
     if isinstance(value, Row):
         values = {name: _text(item) for name, item in value.values.items() if _is_kept(value, name)}
         return {"row": value.level.mirror.key, "values": values}
@@ -232,6 +235,8 @@ def _text(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, Enum):
+        return value.value
     if value is None or isinstance(value, bool | int | float | str | list | dict):
         return value
     return str(value)
@@ -248,10 +253,14 @@ def _restored(value: Any) -> Any:
         if rows and len(rows) == len(value):
             mirror = by_key()[rows[0]["row"]]
             return Level(mirror, [_values(mirror, row["values"]) for row in rows]).rows
-        return value
+        return [_restored(item) for item in value]
     if isinstance(value, dict) and "row" in value:
         mirror = by_key()[value["row"]]
         return Level(mirror, [_values(mirror, value["values"])]).rows[0]
+    if isinstance(value, dict) and "problem" in value:
+        kind: Any = next(one for one in PROBLEM_TYPES if one.__name__ == value["problem"])
+        given = {name: _restored(item) for name, item in value["values"].items()}
+        return kind(**given | {"code": ProblemCode(given["code"])})
     return value
 
 
