@@ -14,7 +14,7 @@ from db.constraints import violated
 from db.locking import change_one, lock_one
 from db.models.accounts import ApiKey, LoginSession, User
 from db.models.work import Worker, WorkerKind
-from db.refusals import Invalid, Missing, Overtaken, Violation, invalid
+from db.refusals import Invalid, Missing, Overtaken, Unauthenticated, Violation, invalid
 from db.scope import readable
 from db.session import Session
 
@@ -78,7 +78,10 @@ async def create(session: Session, values: Mapping[str, Any]) -> Record:
 async def update(
     session: Session, values: Mapping[str, Any], expected_version: int | None
 ) -> Record:
-    """Change the session's owner. Raises Stale, and Invalid for a name or an address in use."""
+    """Change the session's owner.
+
+    Raises Stale, Unauthenticated when they are gone, and Invalid for a name or address in use.
+    """
     violations = await taken(session, values, _owner(session))
     if violations:
         raise Invalid(violations)
@@ -86,6 +89,8 @@ async def update(
         return await change_one(
             session, USERS, _owner(session), values, expected_version=expected_version
         )
+    except Missing:
+        raise Unauthenticated("This account is gone.") from None
     except IntegrityError as error:
         raise _refusal(error) from None
 
