@@ -128,7 +128,8 @@ class WorkQuery:
             " its subtasks by number with what is below it. `parentId` says where a task belongs."
             f" Of more than {MAX_NODES} tasks the upper levels come, so that the parent of every"
             " task but the first is in the list. Empty if there is no such task."
-        )
+        ),
+        metadata={"rows": MAX_NODES},
     )
     async def task_tree(
         self,

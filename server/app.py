@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -24,7 +24,7 @@ from schema.context import Context, Services
 from schema.plan import Planner
 from server.documents import Documents
 from server.execution import OperationContext, Runner
-from server.graphiql import Example, GraphiQL
+from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import alive, readiness
 from server.identity import Identity
@@ -49,12 +49,11 @@ def create_app(
     http_options: HttpOptions | None = None,
     socket_options: SocketOptions | None = None,
     token: str | None = None,
-    examples: Sequence[Example] = (),
 ) -> Starlette:
     """The ASGI application of settings that name a database. Opens nothing by itself.
 
-    What is handed in stands for what the settings would make. ``token`` and ``examples`` are for
-    GraphiQL in development. ``app.state.stopping`` is an event that ends open streams when set.
+    What is handed in stands for what the settings would make. ``token`` is for GraphiQL in
+    development. ``app.state.stopping`` is an event that ends open streams when set.
     """
     schema = schema or build_schema()
     engine = engine or application_engine(settings)
@@ -80,7 +79,7 @@ def create_app(
     identity = Identity(engine, options)
     operations = Operations(runner, make_context or contexts_of(services), identity.forget)
     stopping = asyncio.Event()
-    page = GraphiQL(token=token, examples=examples) if settings.allows_introspection else None
+    page = GraphiQL(token=token, examples=EXAMPLES) if settings.allows_introspection else None
     endpoint = GraphQLEndpoint(
         operations,
         identity,

@@ -5,6 +5,9 @@ is the shape of a connection (``edges``, ``nodes``, ``pageInfo``). A page size g
 variable counts with the variable's value, so a cost is a small program: steps in the order of
 their dependencies, one for each selection set whose cost hangs on a variable. A fragment is one
 step however often it is spread.
+
+A list that has no pages counts as a page of the default size, unless its Strawberry field has
+``metadata={"rows": ...}``, the most rows that it can have.
 """
 
 from __future__ import annotations
@@ -114,7 +117,7 @@ class Costs:
             structural=structural,
             paged=bool(arguments),
             many=is_list_type(get_nullable_type(definition.type)),
-            default=default,
+            default=default if arguments else rows_of(definition, default),
         )
 
     def clamp(self, size: int) -> int:
@@ -158,6 +161,14 @@ class Costs:
         if isinstance(value, list):
             return max(1, min(len(value), SATURATED))
         return None
+
+
+def rows_of(definition: GraphQLField, default: int) -> int:
+    """How many rows a list without pages may have, where its field says so: ``rows``."""
+    declared = definition.extensions.get("strawberry-definition")
+    rows = getattr(declared, "metadata", {}).get("rows", default)
+    assert isinstance(rows, int)
+    return rows
 
 
 def read_int(text: str, bound: int) -> int:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.assets import ASSETS, CDN, SOURCES, STATIC, Asset, installed
 
-__all__ = ["Example", "GraphiQL"]
+__all__ = ["EXAMPLES", "LOOKUP", "Example", "GraphiQL"]
 
 log = structlog.get_logger("engram.server")
 
@@ -30,6 +30,101 @@ class Example:
 
     query: str
     variables: str = "{}"
+
+
+# Whose ids the page puts in place of the placeholders: the first that the token can see.
+LOOKUP = "{ projects(first: 1) { nodes { id } } conversations(first: 1) { nodes { id } } }"
+EXAMPLES = (
+    Example(
+        """\
+# Everything of a page in one request, and one SQL statement per level.
+query Overview {
+  viewer {
+    displayName
+  }
+  projects(first: 5) {
+    totalCount
+    nodes {
+      id
+      key
+      name
+      tasks(first: 10, orderBy: [{ field: PRIORITY, direction: DESC }]) {
+        nodes {
+          number
+          title
+          status
+          assignee {
+            name
+          }
+        }
+      }
+    }
+  }
+  conversations(first: 5) {
+    nodes {
+      id
+      title
+      messages(last: 2) {
+        nodes {
+          role
+          content
+        }
+      }
+    }
+  }
+}
+"""
+    ),
+    Example(
+        """\
+# Sent again with the same key, it answers the same and creates nothing.
+mutation CreateTask($input: CreateTaskInput!) {
+  createTask(input: $input) {
+    task {
+      id
+      number
+      title
+      version
+    }
+    problems {
+      code
+      message
+      path
+    }
+  }
+}
+""",
+        """\
+{
+  "input": {
+    "projectId": "project_…",
+    "title": "Try the API",
+    "priority": 3,
+    "idempotencyKey": "graphiql-1"
+  }
+}
+""",
+    ),
+    Example(
+        """\
+# Start it, then create a task in another tab.
+subscription TaskChanged($projectId: ID!) {
+  taskChanged(projectId: $projectId) {
+    id
+    number
+    title
+    status
+    deletedAt
+  }
+}
+""",
+        """\
+{
+  "projectId": "project_…"
+}
+""",
+    ),
+)
 
 
 class GraphiQL:
@@ -58,6 +153,7 @@ class GraphiQL:
             {
                 "url": "/graphql",
                 "token": token,
+                "lookup": LOOKUP,
                 "examples": [
                     {"query": example.query, "variables": example.variables} for example in examples
                 ],

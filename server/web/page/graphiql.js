@@ -87,12 +87,37 @@ async function fetcher(parameters, options = {}) {
   return response.json();
 }
 
-ReactDOM.createRoot(document.getElementById("graphiql")).render(
-  React.createElement(GraphiQL, {
-    fetcher,
-    defaultEditorToolsVisibility: "headers",
-    defaultHeaders: headers,
-    defaultTabs: config.examples.map((example) => ({ ...example, headers })),
-    shouldPersistHeaders: true,
-  }),
-);
+// The examples work at once: "project_…" becomes the first project that the token can see.
+async function examplesWithIds() {
+  const examples = config.examples.map((example) => ({ ...example, headers }));
+  if (!config.token || examples.length === 0) {
+    return examples;
+  }
+  try {
+    const { data } = await fetcher({ query: config.lookup }, { headers: JSON.parse(headers) });
+    const ids = Object.values(data).flatMap((connection) => connection.nodes.map(({ id }) => id));
+    for (const id of ids) {
+      const placeholder = `${id.slice(0, id.indexOf("_"))}_…`;
+      for (const example of examples) {
+        example.variables = example.variables.replaceAll(placeholder, id);
+      }
+    }
+  } catch (error) {
+    console.warn("The examples keep their placeholders.", error);
+  }
+  return examples;
+}
+
+async function start() {
+  ReactDOM.createRoot(document.getElementById("graphiql")).render(
+    React.createElement(GraphiQL, {
+      fetcher,
+      defaultEditorToolsVisibility: "headers",
+      defaultHeaders: headers,
+      defaultTabs: await examplesWithIds(),
+      shouldPersistHeaders: true,
+    }),
+  );
+}
+
+start();
