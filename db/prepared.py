@@ -37,7 +37,7 @@ class PreparedSelect:
 class _Text:
     """A compiled select."""
 
-    __slots__ = ("_names", "sql")
+    __slots__ = ("_constants", "_names", "sql")
 
     def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
         statement: Any = effective(select)
@@ -45,10 +45,13 @@ class _Text:
         processors: Mapping[str, Callable[[Any], Any]] = compiled._bind_processors
         self.sql = str(compiled)
         self._names = [(name, processors.get(name)) for name in compiled.positiontup]
+        self._constants: dict[str, Any] = {
+            name: bind.value for name, bind in compiled.binds.items() if not bind.required
+        }
 
     def arguments(self, owner_id: UUID | None, parameters: Mapping[str, Any]) -> list[Any]:
-        arguments = []
-        for name, process in self._names:
-            value = owner_id if name == OWNER.key else parameters[name]
-            arguments.append(value if process is None else process(value))
-        return arguments
+        given = {**self._constants, **parameters, OWNER.key: owner_id}
+        return [
+            given[name] if process is None else process(given[name])
+            for name, process in self._names
+        ]

@@ -8,14 +8,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
-from graphql import FieldNode, FragmentDefinitionNode, OperationDefinitionNode
+import structlog
+from graphql import FieldNode, FragmentDefinitionNode, GraphQLError, OperationDefinitionNode
 from graphql.execution.values import VariableValues, get_variable_values
 
 from db.session import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
 from schema.mirror import Mirror
 from schema.plan import Planner, shaping_variables
-from schema.planned import PlannedQuery, Root, RowsPlan, Run
+from schema.planned import CannotPlan, PlannedQuery, Root, RowsPlan, Run
+
+log = structlog.get_logger("engram.plans")
 
 KEPT_PARTS = 128
 """Plans kept for one operation, by its parts and the values of its shaping variables."""
@@ -90,7 +93,9 @@ class Plans:
             return await plan.run(Run(context.session, context.loaders, values))
         except (DatabaseUnavailable, StatementCancelled):
             raise
-        except Exception:
+        except Exception as error:
+            if not isinstance(error, CannotPlan | GraphQLError):
+                log.warning("plan_failed", request_id=context.request_id, exc_info=error)
             # Whatever it was, graphql-core says it, at the right path; an aborted transaction
             # would make it say more than that.
             await context.renew()
