@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from secrets import token_urlsafe
+from secrets import token_bytes
 from typing import TypeVar
 
-from argon2 import PasswordHasher, Type
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2 import (
+    DEFAULT_HASH_LENGTH,
+    DEFAULT_RANDOM_SALT_LENGTH,
+    PasswordHasher,
+    Type,
+)
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+from argon2.low_level import ARGON2_VERSION
 
 __all__ = ["MAX_BYTES", "Argon2Passwords"]
 
@@ -31,7 +38,6 @@ class Argon2Passwords:
     def __init__(
         self, *, concurrency: int = 2, time_cost: int = 3, memory_kib: int = 65_536
     ) -> None:
-        """Takes as long as one hash."""
         # One lane: more would take the cores that the event loop needs.
         self._hasher = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_kib, parallelism=1, type=Type.ID
@@ -39,7 +45,11 @@ class Argon2Passwords:
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="passwords")
         # The line is on the event loop, where whoever gives up leaves it.
         self._turns = asyncio.Semaphore(concurrency)
-        self._nobodys = self._hasher.hash(token_urlsafe())
+        # Of no password: a salt and a digest by chance.
+        self._nobodys = (
+            f"$argon2id$v={ARGON2_VERSION}$m={memory_kib},t={time_cost},p=1"
+            f"${_base64(DEFAULT_RANDOM_SALT_LENGTH)}${_base64(DEFAULT_HASH_LENGTH)}"
+        )
 
     async def hash(self, password: str) -> str:
         """The hash to store. Raises ValueError for more than `MAX_BYTES`."""
@@ -75,9 +85,13 @@ class Argon2Passwords:
                 return False
             except InvalidHashError:
                 pass  # an account without a password: as slow as any other
-        with suppress(VerificationError):
+        with suppress(VerifyMismatchError):
             self._hasher.verify(self._nobodys, secret)
         return False
+
+
+def _base64(length: int) -> str:
+    return b64encode(token_bytes(length)).decode().rstrip("=")
 
 
 def _encoded(password: str) -> bytes:

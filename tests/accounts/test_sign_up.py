@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -137,22 +137,20 @@ async def test_taken_names_are_told_apart_whatever_their_case(
         assert refused["token"] is None
 
 
+@pytest.mark.parametrize("field", ["username", "email"])
 async def test_twenty_at_once_with_one_name_make_one_person(
-    anybody: Caller, admin_engine: AsyncEngine
+    anybody: Caller, admin_engine: AsyncEngine, field: str
 ) -> None:
-    name = f"p{uuid4().hex}"
+    value = newcomer()[field]
     answers = await asyncio.gather(
-        *(
-            Caller(anybody.services).sign_up(username=name, email=f"{name}{n}@example.org")
-            for n in range(20)
-        )
+        *(Caller(anybody.services).sign_up(**{field: value}) for _ in range(20))
     )
     opened = [answer for answer in answers if answer["token"]]
     assert len(opened) == 1
     assert [rules(answer) for answer in answers if not answer["token"]] == [
-        [("username", "unique")]
+        [(field, "unique")]
     ] * 19
-    rows = await stored(admin_engine, "SELECT id FROM users WHERE username = :name", name=name)
+    rows = await stored(admin_engine, f"SELECT id FROM users WHERE {field} = :value", value=value)
     assert [row.id for row in rows] == [ids.decode_as("user", opened[0]["viewer"]["id"])]
     ((workers,),) = await stored(
         admin_engine,
