@@ -14,6 +14,7 @@ import structlog
 from graphql import ArgumentNode, DirectiveNode, GraphQLError, ValueNode
 
 from db.connection import DatabaseUnavailable
+from db.notifications import FellBehind
 from db.session import StatementCancelled
 
 __all__ = ["Failure", "Place", "code_of", "failure", "from_client", "present", "reveal"]
@@ -22,10 +23,12 @@ log = structlog.get_logger("engram.server")
 
 MASKED = "Internal server error"
 MAX_MESSAGE = 1_000  # characters
-# Faults a client may know about: the message says no more than that.
-KNOWN_FAULTS: dict[type[Exception], str] = {
-    DatabaseUnavailable: "The database is not available.",
-    StatementCancelled: "The operation took too long and was stopped.",
+INTERNAL = "INTERNAL_SERVER_ERROR"
+# Faults that a client may know about: the message and the code say no more than that.
+KNOWN_FAULTS: dict[type[Exception], tuple[str, str]] = {
+    DatabaseUnavailable: ("The database is not available.", INTERNAL),
+    StatementCancelled: ("The operation took too long and was stopped.", INTERNAL),
+    FellBehind: ("Changes came faster than they were read: subscribe again.", "RATE_LIMITED"),
 }
 
 
@@ -76,11 +79,12 @@ def reveal(errors: Iterable[GraphQLError], request_id: str) -> list[Failure]:
             entries.append(present(error, "BAD_USER_INPUT"))
             continue
         cause = root_cause(error)
-        message = next(
-            (known for kind, known in KNOWN_FAULTS.items() if isinstance(cause, kind)), MASKED
+        message, code = next(
+            (known for kind, known in KNOWN_FAULTS.items() if isinstance(cause, kind)),
+            (MASKED, INTERNAL),
         )
         entry = present(GraphQLError(message, error.nodes, path=error.path), "")
-        entry["extensions"] = {"code": "INTERNAL_SERVER_ERROR", "requestId": request_id}
+        entry["extensions"] = {"code": code, "requestId": request_id}
         entries.append(entry)
         # A field that fails for each of a thousand rows is one line in the log.
         place = ".".join(part for part in error.path or () if isinstance(part, str))

@@ -2,73 +2,32 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from server.app import create_app
 from server.websocket import SocketOptions
-from tests.edge.conftest import Login, MakeSettings, NewLogin, Served, serving
+from tests.edge.conftest import MakeSettings, NewLogin, Served, serving
 from tests.edge.schema import SECRET, done, edge_schema
+from tests.edge.sockets import (
+    ACK,
+    INIT,
+    PROTOCOL,
+    answer,
+    closed,
+    complete,
+    hear,
+    opened,
+    say,
+    subscribe,
+)
 from tests.edge.waiting import until
-
-PROTOCOL = Subprotocol("graphql-transport-ws")
-INIT = {"type": "connection_init"}
-ACK = {"type": "connection_ack"}
-
-
-@asynccontextmanager
-async def opened(
-    served: Served, login: Login | None = None, **options: Any
-) -> AsyncIterator[ClientConnection]:
-    """A socket that has been acknowledged."""
-    async with connect(served.socket_url, subprotocols=[PROTOCOL], **options) as connection:
-        payload = {"authorization": f"Bearer {login.token}"} if login else {}
-        await say(connection, INIT | {"payload": payload})
-        assert await hear(connection) == ACK
-        yield connection
-
-
-async def say(connection: ClientConnection, message: object) -> None:
-    await connection.send(json.dumps(message))
-
-
-async def hear(connection: ClientConnection) -> Any:
-    async with asyncio.timeout(10):
-        frame = await connection.recv()
-    assert isinstance(frame, str), "frames are text"
-    return json.loads(frame)
-
-
-async def closed(connection: ClientConnection) -> tuple[int, str]:
-    """Read on until the server closes; its code and reason."""
-    async with asyncio.timeout(10):
-        with pytest.raises(ConnectionClosed) as closing:
-            while True:
-                await connection.recv()
-    received = closing.value.rcvd
-    assert received is not None
-    return received.code, received.reason
-
-
-def subscribe(query: str, identifier: object = "1", **others: object) -> dict[str, object]:
-    return {"type": "subscribe", "id": identifier, "payload": {"query": query} | others}
-
-
-def answer(data: object, identifier: str = "1") -> dict[str, object]:
-    return {"type": "next", "id": identifier, "payload": {"data": data}}
-
-
-def complete(identifier: str = "1") -> dict[str, object]:
-    return {"type": "complete", "id": identifier}
 
 
 async def test_queries_mutations_and_subscriptions(served: Served, new_login: NewLogin) -> None:

@@ -1,0 +1,252 @@
+"""The real schema through the real server: bad requests, foreign ids, subscriptions, log-outs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from time import process_time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import ClientConnection
+
+from server.app import create_app
+from tests.edge.conftest import MakeSettings, Served, serving
+from tests.edge.sockets import answer, closed, hear, opened, say, subscribe
+
+
+@dataclass(frozen=True)
+class Someone:
+    """A person who signed up through the API."""
+
+    served: Served
+    token: str
+
+    async def execute(self, query: str, **variables: Any) -> dict[str, Any]:
+        response = await self.served.client.post(
+            "/graphql",
+            json={"query": query, "variables": variables},
+            headers={"authorization": f"Bearer {self.token}"},
+        )
+        body: dict[str, Any] = response.json()
+        return body
+
+    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        body = await self.execute(query, **variables)
+        assert "errors" not in body, body["errors"]
+        data: dict[str, Any] = body["data"]
+        for payload in data.values():
+            assert not isinstance(payload, dict) or not payload.get("problems")
+        return data
+
+
+@pytest_asyncio.fixture(scope="session")
+async def whole(make_settings: MakeSettings) -> AsyncIterator[Served]:
+    """Everything as it is in production, but for the schema that may be asked for."""
+    async with serving(create_app(make_settings())) as served:
+        yield served
+
+
+async def sign_up(served: Served) -> Someone:
+    name = f"n{uuid4().hex}"
+    data = await Someone(served, "").served.client.post(
+        "/graphql",
+        json={
+            "query": "mutation($input: SignUpInput!) { signUp(input: $input)"
+            " { token problems { message } } }",
+            "variables": {
+                "input": {
+                    "username": name,
+                    "email": f"{name}@example.org",
+                    "password": "correct horse battery staple",
+                }
+            },
+        },
+    )
+    return Someone(served, data.json()["data"]["signUp"]["token"])
+
+
+@pytest_asyncio.fixture(scope="session")
+async def anna(whole: Served) -> Someone:
+    return await sign_up(whole)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def bert(whole: Served) -> Someone:
+    return await sign_up(whole)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def project(anna: Someone) -> str:
+    data = await anna.ask(
+        'mutation { createProject(input: {key: "ENG", name: "100% _x_"})'
+        " { project { id } problems { message } } }"
+    )
+    identifier: str = data["createProject"]["project"]["id"]
+    return identifier
+
+
+@pytest_asyncio.fixture(scope="session")
+async def task(anna: Someone, project: str) -> str:
+    data = await anna.ask(CREATE_TASK, project=project, title="first")
+    identifier: str = data["createTask"]["task"]["id"]
+    return identifier
+
+
+CREATE_TASK = (
+    "mutation($project: ID!, $title: String!) {"
+    " createTask(input: {projectId: $project, title: $title})"
+    " { task { id } problems { message } } }"
+)
+MALFORMED = "An id is a type name, an underscore and 32 hex digits."
+BETWEEN = "`first` must be between 0 and 1000."
+NO_CURSOR = "`after` is not a cursor of this connection in this order."
+BAD_ARGUMENTS = [
+    ('{ node(id: "nonsense") { id } }', "BAD_ID", MALFORMED),
+    ('{ node(id: "task_00") { id } }', "BAD_ID", MALFORMED),
+    ('{ node(id: "task_\' OR true --") { id } }', "BAD_ID", MALFORMED),
+    (
+        f'{{ task(id: "project_{"0" * 12}7{"0" * 3}8{"0" * 15}") {{ id }} }}',
+        "BAD_ID",
+        "This must be the id of a task, not of a project.",
+    ),
+    ("{ projects(first: -1) { nodes { id } } }", "BAD_USER_INPUT", BETWEEN),
+    ("{ projects(first: 100000) { nodes { id } } }", "BAD_USER_INPUT", BETWEEN),
+    (
+        "{ projects(first: 1, last: 1) { nodes { id } } }",
+        "BAD_USER_INPUT",
+        "Ask for `first` or for `last`, not for both.",
+    ),
+    ('{ projects(after: "nonsense") { nodes { id } } }', "BAD_CURSOR", NO_CURSOR),
+    ('{ projects(after: "") { nodes { id } } }', "BAD_CURSOR", NO_CURSOR),
+]
+
+
+@pytest.mark.parametrize(("query", "code", "message"), BAD_ARGUMENTS)
+async def test_a_bad_argument_has_its_exact_answer(
+    anna: Someone, query: str, code: str, message: str
+) -> None:
+    before = process_time()
+    body = await anna.execute(query)
+    spent = process_time() - before
+    [error] = body["errors"]
+    assert (error["extensions"], error["message"]) == ({"code": code}, message)
+    print(f"{spent * 1000:.1f} ms of CPU")
+
+
+async def test_a_cursor_is_of_one_order(anna: Someone, task: str) -> None:
+    data = await anna.ask("{ tasks(first: 1) { pageInfo { endCursor } } }")
+    cursor = data["tasks"]["pageInfo"]["endCursor"]
+    other = "orderBy: [{field: PRIORITY, direction: DESC}]"
+    body = await anna.execute(f'{{ tasks(after: "{cursor}", {other}) {{ nodes {{ id }} }} }}')
+    assert body["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"), [("%", True), ("_x", True), ("100%", True), ("%%", False), ("\\", False)]
+)
+async def test_wildcards_are_letters(
+    anna: Someone, project: str, pattern: str, found: bool
+) -> None:
+    query = "query($p: String!) { projects(filter: {name: {contains: $p}}) { nodes { id } } }"
+    data = await anna.ask(query, p=pattern)
+    assert data["projects"]["nodes"] == ([{"id": project}] if found else [])
+
+
+async def test_foreign_ids_are_as_ids_of_nothing(bert: Someone, project: str, task: str) -> None:
+    nothing = f"task_{uuid4().hex[:12]}7{uuid4().hex[:3]}8{uuid4().hex[:15]}"
+    answers = []
+    for identifier in (task, nothing):
+        query = (
+            "query($id: ID!) { node(id: $id) { id } task(id: $id) { id } nodes(ids: [$id]) { id }"
+            " taskTree(id: $id) { id } }"
+        )
+        change = (
+            'mutation($id: ID!) { updateTask(input: {id: $id, title: "mine"})'
+            " { task { id } problems { code message path } } }"
+        )
+        answers.append(
+            (await bert.execute(query, id=identifier), await bert.execute(change, id=identifier))
+        )
+    foreign, missing = answers
+    assert foreign == missing
+    assert foreign[0]["data"] == {"node": None, "task": None, "nodes": [None], "taskTree": []}
+    assert foreign[1]["data"]["updateTask"]["problems"][0]["code"] == "NOT_FOUND"
+
+
+async def test_without_a_token_the_data_is_not_shown(whole: Served) -> None:
+    body = (await whole.post("{ projects { nodes { id } } }")).json()
+    assert body["data"] is None
+    assert body["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
+
+
+async def next_data(connection: ClientConnection) -> Any:
+    message = await hear(connection)
+    assert message["type"] == "next", message
+    return message["payload"]["data"]
+
+
+async def test_task_changed_over_a_socket(anna: Someone, bert: Someone, project: str) -> None:
+    query = f'subscription {{ taskChanged(projectId: "{project}") {{ title project {{ id }} }} }}'
+    async with opened(anna.served, anna) as mine, opened(bert.served, bert) as foreign:
+        for connection in (mine, foreign):
+            await say(connection, subscribe(query))
+        await asyncio.sleep(0.3)
+        data = await anna.ask(CREATE_TASK, project=project, title="seen")
+        identifier = data["createTask"]["task"]["id"]
+        assert await next_data(mine) == {
+            "taskChanged": {"title": "seen", "project": {"id": project}}
+        }
+        await anna.ask(
+            'mutation($id: ID!) { updateTask(input: {id: $id, title: "seen again"})'
+            " { problems { message } } }",
+            id=identifier,
+        )
+        assert (await next_data(mine))["taskChanged"]["title"] == "seen again"
+        # nothing of it reaches the other one: the next frame is the answer to this
+        await say(foreign, subscribe("{ __typename }", "2"))
+        heard = await hear(foreign)
+        while heard["id"] != "2":
+            assert heard["type"] in ("error", "complete"), heard
+            heard = await hear(foreign)
+        assert heard == answer({"__typename": "Query"}, "2")
+
+
+async def test_message_added_over_an_event_stream(anna: Someone) -> None:
+    data = await anna.ask(
+        'mutation { createConversation(input: {title: "Talk"})'
+        " { conversation { id } problems { message } } }"
+    )
+    conversation = data["createConversation"]["conversation"]["id"]
+    query = f'subscription {{ messageAdded(conversationId: "{conversation}") {{ content }} }}'
+    headers = {"accept": "text/event-stream", "authorization": f"Bearer {anna.token}"}
+    async with (
+        asyncio.timeout(10),
+        anna.served.client.stream(
+            "POST", "/graphql", json={"query": query}, headers=headers
+        ) as response,
+    ):
+        lines = response.aiter_lines()
+        await anext(lines)
+        await asyncio.sleep(0.3)
+        await anna.ask(
+            "mutation($id: ID!) { appendMessage(input:"
+            ' {conversationId: $id, role: USER, content: "Hello"})'
+            " { message { id } problems { message } } }",
+            id=conversation,
+        )
+        async for line in lines:
+            if line.startswith("data: "):
+                assert json.loads(line[6:]) == {"data": {"messageAdded": {"content": "Hello"}}}
+                break
+
+
+async def test_logging_out_ends_the_token_and_its_sockets(whole: Served) -> None:
+    carla = await sign_up(whole)
+    async with opened(whole, carla) as connection:
+        await carla.ask("mutation { logOut(input: {}) { problems { message } } }")
+        refused = await whole.post("{ viewer { id } }", {"authorization": f"Bearer {carla.token}"})
+        assert refused.status_code == 401
+        assert await closed(connection) == (4401, "Unauthorized: the login has ended")
