@@ -158,8 +158,8 @@ class ConversationsQuery:
 class ConversationsSubscription:
     @strawberry.subscription(
         description=(
-            "Messages added to a conversation, each once, in the order in which they were added,"
-            " from now on."
+            "Messages added to a conversation from now on, each once, in the order in which they"
+            " were added. One that was added just before may be among them."
         )
     )
     async def message_added(
@@ -186,14 +186,16 @@ class ConversationsSubscription:
             await context.session.end_snapshot()
             if seen is None:
                 raise RequestError("There is no such conversation.", ErrorCode.NOT_FOUND)
-            read_again: frozenset[UUID] = frozenset()
+            # Read after a gap, and perhaps announced as well.
+            read_again: set[UUID] = set()
             async for change in changes:
                 added: Sequence[UUID] = ()
                 if change.operation == "insert":
                     added = [one for one in change.ids if one not in read_again]
+                    read_again.difference_update(change.ids)
                 elif change.operation == "gap":
                     added = await _missed(context, identifier, seen)
-                    read_again = frozenset(added)
+                    read_again.update(added)
                 for message_id in added:
                     seen = message_id
                     yield Event(MIRRORS[conversations.Message], message_id)  # type: ignore[misc]  # the runner loads it
