@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 
+from db.connection import DatabaseUnavailable
 from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError
 from db.migrate import head_revision, upgrade
 from db.security import RowSecurityError
-from db.connection import DatabaseUnavailable
 from schema import build_schema
 from server import logs
 from server.app import create_app
@@ -179,6 +179,8 @@ def _end_on_signals() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
+    # a shell's background job inherits that interrupts are ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # uvicorn knows nothing of a closed terminal
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
