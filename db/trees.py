@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
-from sqlalchemy import CTE, ColumnElement, Table
+from sqlalchemy import CTE, ColumnElement, ForeignKeyConstraint, Table
 
 from db.changes import Record, update_one
 from db.models.accounts import User
@@ -113,8 +113,12 @@ def owned_by(table: Table) -> Iterator[tuple[Table, str]]:
 def owners_of(table: Table) -> Iterator[tuple[Table, str]]:
     """The tables whose rows this one's belong to, each with the key that says so."""
     for key in sorted(table.foreign_key_constraints, key=lambda one: str(one.name)):
-        if key.ondelete == "CASCADE" and "deleted_at" in key.referred_table.c:
+        if _owns(key):
             yield key.referred_table, key.column_keys[-1]
+
+
+def _owns(key: ForeignKeyConstraint) -> bool:
+    return key.ondelete == "CASCADE" and "deleted_at" in key.referred_table.c
 
 
 def members(table: Table) -> list[Table]:
@@ -155,35 +159,60 @@ def _held(table: Table) -> sa.Select[*tuple[Any, ...]]:
 def _deletion(table: Table) -> sa.Select[*tuple[Any, ...]] | None:
     """Mark everything below a root; None where there is nothing below."""
     found: dict[Table, CTE] = {}
-    for member in members(table):
-        edges = [(owner, key) for owner, key in owners_of(member) if owner in members(table)]
-        if not edges:
-            continue
-        parts = [
-            _live(member).where(
-                member.c[key] == ROOT
-                if owner is table
-                else member.c[key].in_(sa.select(found[owner].c.id))
-            )
-            for owner, key in edges
-            if owner is not member or member is table
-        ]
-        start = sa.union(*parts) if len(parts) > 1 else parts[0]
-        below = start.cte(f"{member.name}_below", recursive=True)
-        for owner, key in edges:
-            if owner is member:
-                deeper = _live(member).join(below, member.c[key] == below.c.id)
-                below = below.union(deeper)
-        found[member] = below
     marks: dict[str, ColumnElement[Any]] = {
         "deleted_at": sa.func.now(),
         "deletion_id": DELETION,
     }
-    updates = [
-        (member, _marking(member, marks).where(member.c.id.in_(sa.select(below.c.id))))
-        for member, below in found.items()
-    ]
+    updates = []
+    for member in members(table):
+        edges = [(owner, key) for owner, key in owners_of(member) if owner in members(table)]
+        if not edges:
+            continue
+        direct = _named_by_all(member, table)
+        if direct is not None:
+            is_below = member.c[direct] == ROOT
+            found[member] = _live(member).where(is_below).cte(f"{member.name}_below")
+        else:
+            found[member] = below = _walk(table, member, edges, found)
+            # As an array, as a join of rows that the planner believes to be few is a square of
+            # them when they are many.
+            is_below = member.c.id == sa.any_(
+                sa.func.array(sa.select(below.c.id).scalar_subquery())
+            )
+        updates.append((member, _marking(member, marks).where(is_below)))
     return _together(updates)
+
+
+def _named_by_all(member: Table, root: Table) -> str | None:
+    """The key by which all rows of a tree name its root themselves, if there is one."""
+    keys = [key.column_keys for key in member.foreign_key_constraints if _owns(key)]
+    names = {
+        key.column_keys[-1]
+        for key in member.foreign_key_constraints
+        if _owns(key) and key.referred_table is root and member is not root
+    }
+    return next((name for name in names if all(name in columns for columns in keys)), None)
+
+
+def _walk(
+    root: Table, member: Table, edges: Sequence[tuple[Table, str]], found: Mapping[Table, CTE]
+) -> CTE:
+    """The rows of one table below the root, level by level where the table owns itself."""
+    parts = [
+        _live(member).where(
+            member.c[key] == ROOT
+            if owner is root
+            else member.c[key].in_(sa.select(found[owner].c.id))
+        )
+        for owner, key in edges
+        if owner is not member or member is root
+    ]
+    start = sa.union(*parts) if len(parts) > 1 else parts[0]
+    below = start.cte(f"{member.name}_below", recursive=True)
+    for owner, key in edges:
+        if owner is member:
+            below = below.union(_live(member).join(below, member.c[key] == below.c.id))
+    return below
 
 
 @lru_cache
