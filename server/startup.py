@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
-from importlib.util import find_spec
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -21,9 +19,8 @@ from db.migrate import current_revision, head_revision, upgrade
 from db.models.accounts import LoginSession
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
+from server import demo
 from server.settings import Settings
-
-DEMO_EMAIL = "demo@engram.local"
 
 
 class StartupError(Exception):
@@ -102,7 +99,7 @@ async def prepare(opened: Opened) -> None:
                 "run `python -m server migrate`."
             )
         if opened.embedded and await _is_empty(engine):
-            await _load_demo(engine, options)
+            await demo.load(engine, options)
     finally:
         await engine.dispose()
 
@@ -134,7 +131,7 @@ async def mint_token(opened: Opened, email: str, *, device: str) -> str:
 async def development_token(opened: Opened) -> str | None:
     """A token of the demo person, None where there is none."""
     try:
-        return await mint_token(opened, DEMO_EMAIL, device="development")
+        return await mint_token(opened, demo.EMAIL, device="development")
     except StartupError:
         return None
 
@@ -151,8 +148,3 @@ async def _is_empty(engine: AsyncEngine) -> bool:
     """Whether nobody ever signed up. Asked as the owner of the tables, who may look people up."""
     async with Session(engine, None, SessionOptions(role=None)) as session:
         return not await session.scalar(text("SELECT EXISTS (SELECT FROM users)"))
-
-
-async def _load_demo(engine: AsyncEngine, options: SessionOptions) -> None:
-    if find_spec("server.demo") is not None:
-        await import_module("server.demo").load(engine, options)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -9,20 +10,30 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 
-from db.changes import Record, insert
+from db.changes import Record, insert, update_one
 from db.constraints import violated
 from db.locking import change_one
-from db.models.knowledge import Document, DocumentStatus
+from db.models.knowledge import Chunk, Document, DocumentStatus
 from db.refusals import Invalid, Overtaken, Violation
 from db.scope import readable
 from db.session import Session
 from db.trees import delete_tree, restore_tree
 
 DOCUMENTS = Document.__table__
+CHUNKS = Chunk.__table__
 
 TAKEN = "Another document has this id."
 
 Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a text, from its first character to the one after its last."""
+
+    start: int
+    end: int
+    token_count: int
 
 
 async def create_documents(
@@ -62,6 +73,26 @@ async def update_document(
             "status": sa.case((same, DOCUMENTS.c.status), else_=DocumentStatus.PENDING.value),
         }
     return await change_one(session, DOCUMENTS, id, changed, expected_version=expected_version)
+
+
+async def store_chunks(session: Session, document: Record, spans: Sequence[Span]) -> Record:
+    """Store the chunks of a document's revision, which has none, and mark it ready."""
+    rows = [
+        {
+            "document_id": document.id,
+            "revision": document.revision,
+            "position": position,
+            "start": span.start,
+            "end": span.end,
+            "token_count": span.token_count,
+            "content": document.content[span.start : span.end],
+            "content_sha256": _digest(document.content[span.start : span.end]),
+        }
+        for position, span in enumerate(spans)
+    ]
+    await insert(session, CHUNKS, rows)
+    status = {"status": DocumentStatus.READY.value}
+    return await update_one(session, DOCUMENTS, document.id, status)
 
 
 async def delete_document(session: Session, id: UUID, expected_version: int | None) -> Record:
