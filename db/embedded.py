@@ -88,6 +88,8 @@ class EmbeddedServer:
                 except BlockingIOError:
                     return False
                 self._run("pg_ctl", "-D", self._data.name, "-m", "fast", "-w", "stop")
+                with suppress(OSError):
+                    self._socket.rmdir()
                 return True
         finally:
             os.close(lease)
