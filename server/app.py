@@ -86,6 +86,7 @@ def create_app(
         http_options
         or HttpOptions(
             max_body_bytes=settings.body_limit_bytes,
+            max_values=settings.max_values,
             body_seconds=settings.body_timeout_seconds,
             max_batch=settings.max_batch,
         ),
@@ -98,6 +99,7 @@ def create_app(
         socket_options
         or SocketOptions(
             max_message_bytes=settings.body_limit_bytes,
+            max_values=settings.max_values,
             origins=frozenset(settings.allowed_origins),
         ),
     )

@@ -40,6 +40,7 @@ class HttpOptions:
     """The bounds of a request and of a stream."""
 
     max_body_bytes: int = 1024 * 1024
+    max_values: int = 30_000  # values in the JSON of a body, all levels together
     body_seconds: float = 10.0
     max_batch: int = 0  # requests in a batch; 0 refuses batches
     heartbeat_seconds: float = 12.0
@@ -95,7 +96,7 @@ class GraphQLEndpoint:
             seconds=self.options.body_seconds,
         )
         try:
-            value = read_json(body)
+            value = read_json(body, max_values=self.options.max_values)
         except BadRequest as error:
             raise Refusal(400, "BAD_REQUEST", str(error)) from None
         may_hold_nul = b"\\u0000" in body

@@ -46,6 +46,7 @@ class SocketOptions:
     check_seconds: float = 3.0  # how often the login is looked at again
     max_operations: int = 100  # at the same time
     max_message_bytes: int = 1024 * 1024
+    max_values: int = 30_000  # values in the JSON of a message, all levels together
     origins: frozenset[str] = frozenset()  # besides the server's own
 
 
@@ -151,9 +152,9 @@ class Connection:
             if len(text) > self.options.max_message_bytes:
                 raise Closing(4400, "Invalid message: too large")
             try:
-                value = read_json(text)
-            except BadRequest:
-                raise Closing(4400, "Invalid message: not JSON") from None
+                value = read_json(text, max_values=self.options.max_values)
+            except BadRequest as error:
+                raise Closing(4400, f"Invalid message: {error}") from None
             if not is_object(value):
                 raise Closing(4400, "Invalid message: not an object")
             await self._handle(value, may_hold_nul="\\u0000" in text)

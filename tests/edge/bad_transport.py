@@ -92,6 +92,23 @@ BODIES = [
         "PAYLOAD_TOO_LARGE",
         "The body is larger than 4,194,304 bytes.",
     ),
+    *(
+        Bad(
+            f"a million {name}",
+            b'{"query": "{ hello }", "variables": {"x": [' + value * 1_000_000 + b"0]}}",
+            400,
+            "BAD_REQUEST",
+            "The body holds more than 30,000 values.",
+        )
+        for name, value in (("numbers", b"0,"), ("lists", b"[],"), ("objects", b"{},"))
+    ),
+    Bad(
+        "30,000 values to check",
+        b'{"query": "query($j: [Int!]) { hello }", "variables": {"j": [' + b"0," * 30_000 + b"0]}}",
+        400,
+        "BAD_REQUEST",
+        "The body holds more than 30,000 values.",
+    ),
 ]
 
 TRANSPORT = [
