@@ -15,7 +15,8 @@ from graphql.execution.collect_fields import FieldDetailsList
 from graphql.pyutils import AwaitableOrValue, Path
 
 from db.session import DatabaseUnavailable, StatementCancelled
-from schema.planned import Root, RowsPlan, Run
+from schema.planned import RowsPlan, Run
+from schema.planned_roots import Root
 from schema.plans import Plans
 from schema.rows import Row
 

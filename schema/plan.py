@@ -9,7 +9,7 @@ wrong while a plan runs, a bad argument as well as a missing row, is left for gr
 the operation is then executed again by it alone, in the same snapshot.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graphql import (
@@ -40,18 +40,9 @@ from strawberry.types.arguments import convert_arguments
 
 from schema.derived import DerivedField
 from schema.mirror import MIRRORS, Mirror
-from schema.planned import (
-    ConnectionShape,
-    OneChild,
-    PagesChild,
-    PlannedArguments,
-    PlannedQuery,
-    Root,
-    RootNodes,
-    RootPage,
-    RootRow,
-    RowsPlan,
-)
+from schema.planned import OneChild, PlannedArguments, RowsPlan
+from schema.planned_pages import ConnectionShape, PagesChild
+from schema.planned_roots import PlannedQuery, Root, RootNodes, RootPage, RootRow
 from schema.projection import Unplannable
 from schema.relations import Relation, RelationField
 
@@ -216,7 +207,28 @@ class Compiler:
             rows = RowsPlan(mirror)
             return rows, self._row_shape(rows, nodes)
 
-        return RootNodes(ids, make, several=several)
+        conditions = self._conditions(_selection_sets(nodes))
+        named = [self._mirrors[name] for name in conditions if name in self._mirrors]
+        return RootNodes(ids, make, named, several=several)
+
+    def _conditions(self, selection_sets: Iterable[SelectionSetNode]) -> dict[str, None]:
+        """The types that fragments directly in selection sets are about."""
+        names: dict[str, None] = {}
+        pending, spread = list(selection_sets), set[str]()
+        while pending:
+            for selection in pending.pop().selections:
+                fragment: Any = None
+                if isinstance(selection, FragmentSpreadNode):
+                    if selection.name.value not in spread:
+                        spread.add(selection.name.value)
+                        fragment = self._fragments[selection.name.value]
+                elif isinstance(selection, InlineFragmentNode):
+                    fragment = selection
+                if fragment is not None:
+                    pending.append(fragment.selection_set)
+                    if fragment.type_condition is not None:
+                        names[fragment.type_condition.name.value] = None
+        return names
 
     def _row_shape(self, rows: RowsPlan, nodes: list[FieldNode]) -> int:
         """Add the selection of a row's field to the plan of its rows; which one it is."""

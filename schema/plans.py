@@ -16,7 +16,8 @@ from db.session import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
 from schema.mirror import Mirror
 from schema.plan import Planner, shaping_variables
-from schema.planned import CannotPlan, PlannedQuery, Root, RowsPlan, Run
+from schema.planned import CannotPlan, RowsPlan, Run
+from schema.planned_roots import PlannedQuery, Root
 
 log = structlog.get_logger("engram.plans")
 
