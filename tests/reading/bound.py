@@ -105,7 +105,9 @@ class _Reader:
         for directive in node.directives or ():
             value = directive.arguments[0].value
             holds = (
-                self._variables[value.name.value] if isinstance(value, VariableNode) else value.value
+                self._variables[value.name.value]
+                if isinstance(value, VariableNode)
+                else value.value
             )
             if holds == (directive.name.value == "skip"):
                 return False
