@@ -74,6 +74,8 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
     """The column whose value names the scope that hears about changes."""
     __audited__: ClassVar[bool] = True
     """Whether its changes are written to the audit log."""
+    __append_only__: ClassVar[bool] = False
+    """Whether the application may neither change nor remove its rows."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
@@ -88,7 +90,12 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
         fields = cls.model_fields
         derived = [*owned_keys(str(cls.__tablename__), fields), *checks(fields)]
         entity = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        facts = {"entity": entity, "notify": cls.__notify__, "audited": cls.__audited__}
+        facts = {
+            "entity": entity,
+            "notify": cls.__notify__,
+            "audited": cls.__audited__,
+            "append_only": cls.__append_only__,
+        }
         return (*derived, *cls.__indexes__, {"info": facts})
 
 

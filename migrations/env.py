@@ -10,6 +10,7 @@ from sqlmodel.sql.sqltypes import AutoString
 from db.migrate import run_from_environment
 from db.models import metadata
 from db.models.journal import Xid8
+from db.protection import PLUGIN
 
 
 def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
@@ -27,6 +28,11 @@ OPTIONS: dict[str, Any] = {
     "compare_type": True,
     "compare_server_default": True,
     "render_item": render_item,
+    "autogenerate_plugins": [
+        "alembic.autogenerate.*",
+        "alembic.ext.checkconstraint_byname",
+        PLUGIN,
+    ],
 }
 
 

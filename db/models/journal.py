@@ -41,6 +41,7 @@ class AuditEvent(Owned, Timestamped, table=True):
 
     __tablename__ = "audit_events"
     __audited__ = False
+    __append_only__ = True
     __indexes__: ClassVar = (
         keyset("audit_events", "-created_at", live=False),
         sa.Index(

@@ -93,14 +93,32 @@ async def test_migrations_make_what_the_models_say(
     assert await catalog(admin_engine, part) == from_models
 
 
-async def test_check_finds_a_difference(fresh_database: FreshDatabase) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE tasks DROP COLUMN attempts", {"'attempts'", "ck_tasks_attempts"}),
+        ("ALTER TABLE tasks DROP CONSTRAINT ck_tasks_priority", {"ck_tasks_priority"}),
+        ("DROP POLICY owner_only ON tasks", {"CREATE POLICY owner_only ON public.tasks"}),
+        ("ALTER TABLE users NO FORCE ROW LEVEL SECURITY", {"users FORCE ROW LEVEL SECURITY"}),
+        ("ALTER TABLE chunks DISABLE ROW LEVEL SECURITY", {"chunks ENABLE ROW LEVEL SECURITY"}),
+        ("REVOKE UPDATE ON chunks FROM engram_app", {"GRANT UPDATE ON public.chunks"}),
+        (
+            "GRANT TRUNCATE, UPDATE ON audit_events TO engram_app",
+            {"REVOKE TRUNCATE, UPDATE ON public.audit_events"},
+        ),
+    ],
+)
+async def test_check_finds_a_difference(
+    fresh_database: FreshDatabase, change: str, named: set[str]
+) -> None:
     url = await fresh_database()
     assert await check(url) == []
     async with connected(url) as engine, engine.connect() as connection:
-        await connection.execute(sa.text("ALTER TABLE tasks DROP COLUMN attempts"))
+        await connection.execute(sa.text(change))
     differences = await check(url)
-    assert len(differences) == 1
-    assert "attempts" in differences[0]
+    assert len(differences) == len(named)
+    for part in named:
+        assert any(part in difference for difference in differences)
 
 
 async def test_migrators_wait_for_each_other(fresh_database: FreshDatabase) -> None:
