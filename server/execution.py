@@ -32,7 +32,7 @@ from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
 from server.failures import Failure, failure, present, reveal
 from server.guard import too_complex
-from server.requests import GraphQLRequest, find_nul
+from server.requests import GraphQLRequest, count_objects, find_nul
 
 __all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
 
@@ -164,10 +164,15 @@ class Runner:
         bad = find_nul(request.variables) if may_hold_nul else None
         if bad is not None:
             return Answer.refusal(bad)
+        limits = self.documents.limits
+        mutating = operation.kind is OperationType.MUTATION
+        bound = limits.mutation_objects if mutating else limits.query_objects
+        objects = count_objects(request.variables, bound)
+        if objects > bound:
+            return Answer.refusal(present(too_complex("objects", objects, bound), ""))
         cost = operation.cost.evaluate(request.variables)
-        bound = self.documents.limits.cost
-        if cost > bound:
-            return Answer.refusal(present(too_complex("cost", cost, bound), ""))
+        if cost > limits.cost:
+            return Answer.refusal(present(too_complex("cost", cost, limits.cost), ""))
         return Planned(prepared.document, operation, request.variables, cost)
 
     async def execute(self, planned: Planned, context: OperationContext) -> Answer:

@@ -54,6 +54,10 @@ class Limits:
     cost: int = 10_000  # objects an operation may touch, page sizes multiplied
     default_page: int = 20  # rows of a page whose size is not given
     max_page: int = 1_000  # rows a page can have; larger sizes count as this
+    # Objects in the variables. Each is checked and converted field by field before a resolver can
+    # say that a filter is too long; only bulk mutations have reason to send many.
+    query_objects: int = 500
+    mutation_objects: int = 2_500
 
 
 def too_complex(limit: str, value: int, bound: int, node: Node | None = None) -> GraphQLError:

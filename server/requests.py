@@ -11,7 +11,7 @@ import orjson
 
 from server.failures import Failure, failure
 
-__all__ = ["BadRequest", "GraphQLRequest", "find_nul", "read_json"]
+__all__ = ["BadRequest", "GraphQLRequest", "count_objects", "find_nul", "read_json"]
 
 MAX_NAME = 255  # characters of an operation name
 
@@ -101,6 +101,20 @@ def has_more_values(value: object, bound: int) -> bool:
             return True
         todo.extend(value)
     return False
+
+
+def count_objects(variables: Mapping[str, object], bound: int) -> int:
+    """How many objects the variables hold on all levels; stops counting above the bound."""
+    count = 0
+    todo = list(variables.values())
+    while todo and count <= bound:
+        value = todo.pop()
+        if is_object(value):
+            count += 1
+            todo.extend(value.values())
+        elif isinstance(value, list):
+            todo.extend(value)
+    return count
 
 
 def find_nul(variables: Mapping[str, object]) -> Failure | None:

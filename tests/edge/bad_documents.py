@@ -255,6 +255,20 @@ BOMBS = [
         "The document is too complex: cost 250,500, at most 10,000 allowed.",
         {"limit": "cost", "value": 250_500, "bound": 10_000},
     ),
+    *(
+        Bad(
+            f"{name} with too many objects",
+            ask(query, variables={"j": [{}] * 10_000}),
+            400,
+            "QUERY_TOO_COMPLEX",
+            f"The document is too complex: objects {bound + 1:,}, at most {bound:,} allowed.",
+            {"limit": "objects", "value": bound + 1, "bound": bound},
+        )
+        for name, query, bound in (
+            ("a query", "query($j: JSON) { json(value: $j) }", 500),
+            ("a mutation", "mutation($j: JSON) { note(value: $j) }", 2_500),
+        )
+    ),
     Bad(
         "introspection that goes round in circles",
         ask(
