@@ -107,6 +107,7 @@ class Worker(WorkerFields, Owned, Versioned, Restorable, table=True):
 
 
 _OPEN = sa.text("deleted_at IS NULL AND status IN ('pending', 'in_progress')")
+_RUNNING = sa.text("deleted_at IS NULL AND status = 'in_progress'")
 _CLAIM_ORDER = (sa.text("priority DESC"), "created_at", "number", "id")
 
 
@@ -149,6 +150,8 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
             *_CLAIM_ORDER,
             postgresql_where=_OPEN,
         ),
+        # Claims that may have run out: not by time, as heartbeats would rewrite the index.
+        sa.Index("ix_tasks_running", "owner_id", "id", postgresql_where=_RUNNING),
         gin("tasks", "tags"),
         deletions("tasks"),
     )

@@ -6,7 +6,7 @@ is refused once another claim has been made or the task has been taken away.
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -85,7 +85,7 @@ async def claim_tasks(
     await _put_away_lapsed(session)
     able = list(worker.capabilities if capabilities is None else capabilities)
     rows = await session.execute(
-        _choice(in_project=project_id is not None, limited=bool(able)),
+        choice(in_project=project_id is not None, limited=bool(able)),
         {"worker_id": worker_id, "project_id": project_id, "able": able, "limit": limit},
     )
     values = {
@@ -205,29 +205,32 @@ async def _note_sign_of_life(session: Session, worker_id: UUID) -> None:
 
 async def _put_away_lapsed(session: Session) -> None:
     """Tasks whose last attempt ended without a word have failed."""
-    lapsed = [row.id for row in await session.execute(_LAPSED)]
+    found = [row.id for row in await session.execute(lapsed())]
     values = {
         "status": TaskStatus.FAILED.value,
         "lease_expires_at": None,
         "result": {"reason": "The lease of the last attempt ran out."},
     }
-    await update(session, TASKS, lapsed, values, action="fail")
+    await update(session, TASKS, found, values, action="fail")
 
 
-_LAPSED = (
-    readable(TASKS, TASKS.c.id)
-    .where(
-        _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
-        TASKS.c.lease_expires_at < sa.func.now(),
-        TASKS.c.attempts >= TASKS.c.max_attempts,
+@cache
+def lapsed() -> Select[*tuple[Any, ...]]:
+    """Claims that have run out and were the last, held; those that somebody holds are left."""
+    return (
+        readable(TASKS, TASKS.c.id)
+        .where(
+            _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
+            TASKS.c.lease_expires_at < sa.func.now(),
+            TASKS.c.attempts >= TASKS.c.max_attempts,
+        )
+        .limit(sa.literal_column(str(LAPSED_AT_ONCE)))
+        .with_for_update(skip_locked=True, key_share=True)
     )
-    .limit(LAPSED_AT_ONCE)
-    .with_for_update(skip_locked=True, key_share=True)
-)
 
 
-@lru_cache
-def _choice(*, in_project: bool, limited: bool) -> Select[*tuple[Any, ...]]:
+@cache
+def choice(*, in_project: bool, limited: bool) -> Select[*tuple[Any, ...]]:
     """The tasks to claim, held; those that somebody else holds are passed over."""
     worker_id = sa.bindparam("worker_id", type_=sa.Uuid())
     statement = readable(TASKS, TASKS.c.id).where(

@@ -876,6 +876,12 @@ def upgrade() -> None:
         postgresql_where=sa.text("deleted_at IS NULL AND status IN ('pending', 'in_progress')"),
     )
     op.create_index(
+        "ix_tasks_running",
+        "tasks",
+        ["owner_id", "id"],
+        postgresql_where=sa.text("deleted_at IS NULL AND status = 'in_progress'"),
+    )
+    op.create_index(
         "ix_tasks_tags",
         "tasks",
         ["tags"],

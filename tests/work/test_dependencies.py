@@ -1,0 +1,127 @@
+"""Tasks that wait for others: no circles, also not from two sides at once."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.conftest import NewPerson
+from tests.people import Person
+from tests.work.asking import done, human, kinds, mutate, new_project, new_task, new_tasks, rules, task
+
+DEPENDENCY = "dependency { id task { id } dependsOn { id } }"
+READY = "{ readyTasks { nodes { id } } }"
+
+
+async def ready(person: Person) -> list[str]:
+    return [one["id"] for one in (await person.ask(READY))["readyTasks"]["nodes"]]
+
+
+async def wait(person: Person, task: str, other: str) -> None:
+    await done(person, "addTaskDependency", DEPENDENCY, taskId=task, dependsOnId=other)
+
+
+async def test_a_task_waits_until_the_other_is_done(person: Person) -> None:
+    a, b, c = await new_tasks(person, await new_project(person), {}, {}, {})
+    added = await done(person, "addTaskDependency", DEPENDENCY, taskId=a, dependsOnId=b)
+    assert added["dependency"] == {
+        "id": added["dependency"]["id"],
+        "task": {"id": a},
+        "dependsOn": {"id": b},
+    }
+    assert await ready(person) == [b, c]
+    shown = await task(
+        person,
+        a,
+        "dependencies { nodes { dependsOn { id } } } dependents { nodes { task { id } } }",
+    )
+    assert shown == {
+        "dependencies": {"nodes": [{"dependsOn": {"id": b}}]},
+        "dependents": {"nodes": []},
+    }
+    await done(person, "updateTask", "task { id }", id=b, status="CANCELLED")
+    assert await ready(person) == [c]
+    await done(person, "updateTask", "task { id }", id=b, status="DONE")
+    assert await ready(person) == [a, c]
+    removed = await done(person, "removeTaskDependency", DEPENDENCY, taskId=a, dependsOnId=b)
+    assert removed["dependency"] == added["dependency"]
+    missing = await mutate(person, "removeTaskDependency", DEPENDENCY, taskId=a, dependsOnId=b)
+    assert kinds(missing) == [("NotFound", "dependsOnId")]
+
+
+async def test_a_deleted_task_keeps_nobody_waiting(person: Person) -> None:
+    a, b = await new_tasks(person, await new_project(person), {}, {})
+    await wait(person, a, b)
+    await done(person, "deleteTask", "task { id }", id=b)
+    assert await ready(person) == [a]
+    await done(person, "restoreTask", "task { id }", id=b)
+    assert await ready(person) == [b]
+
+
+async def test_tasks_of_two_projects_may_wait_for_each_other(person: Person) -> None:
+    a = await new_task(person, await new_project(person, "ONE"))
+    b = await new_task(person, await new_project(person, "TWO"))
+    await wait(person, a, b)
+    refused = await mutate(person, "addTaskDependency", DEPENDENCY, taskId=b, dependsOnId=a)
+    assert rules(refused) == {("dependsOnId", "cycle")}
+
+
+async def test_circles_and_repetitions_are_refused(person: Person) -> None:
+    made = await new_tasks(person, await new_project(person), *[{}] * 5)
+    for one, other in pairwise(made):
+        await wait(person, one, other)
+    for id in made:
+        refused = await mutate(
+            person, "addTaskDependency", DEPENDENCY, taskId=made[4], dependsOnId=id
+        )
+        assert rules(refused) == {("dependsOnId", "cycle")}
+    refused = await mutate(
+        person, "addTaskDependency", DEPENDENCY, taskId=made[0], dependsOnId=made[1]
+    )
+    assert rules(refused) == {("dependsOnId", "unique")}
+    await wait(person, made[0], made[4])
+
+
+async def test_foreign_deleted_and_malformed_ids(person: Person, new_person: NewPerson) -> None:
+    stranger = await new_person()
+    foreign = await new_task(stranger, await new_project(stranger))
+    mine, gone = await new_tasks(person, await new_project(person), {}, {})
+    await done(person, "deleteTask", "task { id }", id=gone)
+    for mutation in ("addTaskDependency", "removeTaskDependency"):
+        answers = [
+            await mutate(person, mutation, DEPENDENCY, taskId=mine, dependsOnId=id)
+            for id in (foreign, gone)
+        ]
+        assert answers[0] == answers[1]
+        assert rules(answers[0]) == {("dependsOnId", "reference")}
+        both = await mutate(person, mutation, DEPENDENCY, taskId=foreign, dependsOnId=gone)
+        assert rules(both) == {("taskId", "reference"), ("dependsOnId", "reference")}
+        bad = await mutate(person, mutation, DEPENDENCY, taskId="x", dependsOnId=human(person))
+        assert rules(bad) == {("taskId", "id"), ("dependsOnId", "id")}
+
+
+async def test_adding_is_done_once(person: Person) -> None:
+    a, b = await new_tasks(person, await new_project(person), {}, {})
+    input = {"taskId": a, "dependsOnId": b, "idempotencyKey": "k"}
+    first = await done(person, "addTaskDependency", DEPENDENCY, **input)
+    assert await done(person, "addTaskDependency", DEPENDENCY, **input) == first
+
+
+@pytest.mark.parametrize("projects", [1, 4])
+async def test_of_dependencies_that_would_close_a_circle_one_is_refused(
+    person: Person, projects: int
+) -> None:
+    """In four projects the two share none of them."""
+    keys = [await new_project(person, f"P{n}") for n in range(projects)]
+    for _ in range(5):
+        a, b, c, d = [await new_task(person, keys[n % projects]) for n in range(4)]
+        await wait(person, b, c)
+        await wait(person, d, a)
+        answers = await asyncio.gather(
+            mutate(person, "addTaskDependency", DEPENDENCY, taskId=a, dependsOnId=b),
+            mutate(person, "addTaskDependency", DEPENDENCY, taskId=c, dependsOnId=d),
+        )
+        refused = [answer for answer in answers if answer["problems"]]
+        assert [rules(answer) for answer in refused] == [{("dependsOnId", "cycle")}]

@@ -1,0 +1,374 @@
+"""Tasks, one at a time and many: created, changed, refused, done once."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from db.uuid7 import uuid7
+from schema import ids
+from tests.conftest import NewPerson
+from tests.people import Person
+from tests.work.asking import (
+    TASK,
+    done,
+    human,
+    kinds,
+    mutate,
+    new_project,
+    new_task,
+    new_tasks,
+    new_worker,
+    rules,
+    task,
+)
+
+ONE = f"task {{ {TASK} }}"
+MANY = f"tasks {{ {TASK} }}"
+NUMBERS = "tasks { number title parentId project { id } }"
+
+
+async def test_a_task_gets_a_number_its_defaults_and_its_creator(person: Person) -> None:
+    project = await new_project(person)
+    for number in (1, 2):
+        made = await done(person, "createTask", ONE, projectId=project, title="Do it")
+        assert made["task"] == {
+            "id": made["task"]["id"],
+            "number": number,
+            "title": "Do it",
+            "description": "",
+            "status": "PENDING",
+            "priority": 2,
+            "tags": [],
+            "dueAt": None,
+            "runAfter": None,
+            "parentId": None,
+            "claimEpoch": 0,
+            "leaseExpiresAt": None,
+            "attempts": 0,
+            "maxAttempts": 3,
+            "result": None,
+            "version": 1,
+            "deletedAt": None,
+        }
+    shown = await task(person, made["task"]["id"], "createdBy { id } assignee { id } project { id version }")
+    assert shown == {
+        "createdBy": {"id": human(person)},
+        "assignee": None,
+        "project": {"id": project, "version": 1},
+    }
+
+
+async def test_a_task_can_say_everything_at_once(person: Person) -> None:
+    project, worker = await new_project(person), await new_worker(person)
+    id = ids.encode("task", uuid7())
+    parent = await new_task(person, project)
+    values: dict[str, Any] = {
+        "title": "é" * 500,
+        "description": "how",
+        "status": "BLOCKED",
+        "priority": 4,
+        "tags": ["a", "b"],
+        "dueAt": "2030-01-01T00:00:00Z",
+        "runAfter": "2029-01-01T00:00:00.5Z",
+        "maxAttempts": 1,
+        "parentId": parent,
+    }
+    made = await done(
+        person,
+        "createTask",
+        "task { id title description status priority tags dueAt runAfter maxAttempts parentId"
+        " assignee { id } createdBy { id } }",
+        id=id,
+        projectId=project,
+        assigneeId=worker,
+        createdById=worker,
+        **values,
+    )
+    shown = made["task"]
+    assert shown.pop("runAfter") == "2029-01-01T00:00:00.500000Z"
+    assert shown == {
+        key: value for key, value in values.items() if key != "runAfter"
+    } | {"id": id, "assignee": {"id": worker}, "createdBy": {"id": worker}}
+    assert await task(person, id, "title") == {"title": values["title"]}
+
+
+async def test_every_bad_field_of_a_task_is_named_at_once(
+    person: Person, new_person: NewPerson
+) -> None:
+    stranger = await new_person()
+    foreign = await new_project(stranger)
+    refused = await mutate(
+        person,
+        "createTask",
+        ONE,
+        id=ids.encode("worker", uuid7()),
+        projectId=foreign,
+        parentId=await new_task(stranger, foreign),
+        assigneeId=human(stranger),
+        createdById="nonsense",
+        title="",
+        priority=5,
+        maxAttempts=0,
+        tags=["ok", "x" * 101],
+        description="a\0b",
+    )
+    assert rules(refused) == {
+        ("id", "id"),
+        ("projectId", "reference"),
+        ("parentId", "reference"),
+        ("assigneeId", "reference"),
+        ("createdById", "id"),
+        ("title", "min_length"),
+        ("priority", "le"),
+        ("maxAttempts", "ge"),
+        ("tags.1", "max_length"),
+        ("description", "characters"),
+    }
+    assert refused["task"] is None
+    missing = await mutate(
+        person, "createTask", ONE, projectId=ids.encode("project", uuid7()), title="t"
+    )
+    hidden = await mutate(person, "createTask", ONE, projectId=foreign, title="t")
+    assert missing == hidden
+
+
+async def test_a_task_changes_and_says_which_version_it_is(person: Person) -> None:
+    project = await new_project(person)
+    id = await new_task(person, project, dueAt="2030-01-01T00:00:00Z")
+    changed = await done(
+        person, "updateTask", ONE, id=id, title="other", dueAt=None, expectedVersion=1
+    )
+    assert (changed["task"]["title"], changed["task"]["dueAt"]) == ("other", None)
+    assert changed["task"]["version"] == 2
+    same = await done(person, "updateTask", ONE, id=id)
+    assert same["task"] == changed["task"]
+    stale = await mutate(person, "updateTask", ONE, id=id, title="x", expectedVersion=1)
+    [problem] = stale["problems"]
+    assert (problem["__typename"], problem["currentVersion"]) == ("Conflict", 2)
+    assert problem["current"]["title"] == "other"
+    refused = await mutate(person, "updateTask", ONE, id=id, title=None, priority=-1, tags=None)
+    assert rules(refused) == {("title", "not_null"), ("priority", "ge"), ("tags", "not_null")}
+
+
+async def test_a_thousand_tasks_are_a_bounded_number_of_statements(person: Person) -> None:
+    project = await new_project(person)
+
+    async def create(count: int) -> int:
+        tasks = [
+            {"projectId": project, "title": f"t{n}", **({"parentIndex": (n - 1) // 3} if n else {})}
+            for n in range(count)
+        ]
+        made = await done(
+            person, "createTasks", NUMBERS, tasks=tasks, idempotencyKey=f"bulk {count}"
+        )
+        assert [task["title"] for task in made["tasks"]] == [f"t{n}" for n in range(count)]
+        return len(person.statements)
+
+    few = await create(4)
+    assert await create(1_000) == few
+    assert few <= 10
+    data = await person.ask(
+        "query($id: ID!) { project(id: $id) { version tasks(last: 1) { totalCount nodes {"
+        " number title parent { title } } } } }",
+        id=project,
+    )
+    assert data["project"] == {
+        "version": 1,
+        "tasks": {
+            "totalCount": 1_004,
+            "nodes": [{"number": 1_004, "title": "t999", "parent": {"title": "t332"}}],
+        },
+    }
+
+
+async def test_tasks_of_several_projects_are_numbered_in_each(person: Person) -> None:
+    one, two = await new_project(person, "ONE"), await new_project(person, "TWO")
+    await new_task(person, two)
+    made = await done(
+        person,
+        "createTasks",
+        NUMBERS,
+        tasks=[{"projectId": project, "title": "t"} for project in (one, two, one, two, two)],
+    )
+    assert [task["number"] for task in made["tasks"]] == [1, 2, 2, 3, 4]
+
+
+async def test_each_bad_item_of_many_is_named_by_its_index(
+    person: Person, new_person: NewPerson
+) -> None:
+    stranger = await new_person()
+    foreign = await new_project(stranger)
+    project, other = await new_project(person), await new_project(person, "TWO")
+    elsewhere = await new_task(person, other)
+    taken = await new_task(person, project)
+    id = ids.encode("task", uuid7())
+    tasks: list[dict[str, Any]] = [
+        {"title": "fine", "id": id},
+        {"title": "", "priority": 9},
+        {"title": "t", "projectId": foreign},
+        {"title": "t", "parentIndex": 3},
+        {"title": "t", "parentIndex": -1},
+        {"title": "t", "parentIndex": 0, "parentId": taken},
+        {"title": "t", "parentId": elsewhere},
+        {"title": "t", "projectId": other, "parentIndex": 0},
+        {"title": "t", "id": id},
+        {"title": "t", "id": taken},
+        {"title": "t", "assigneeId": human(stranger)},
+    ]
+    refused = await mutate(
+        person, "createTasks", MANY, tasks=[{"projectId": project} | task for task in tasks]
+    )
+    assert refused["tasks"] == []
+    assert rules(refused) == {
+        ("tasks.1.title", "min_length"),
+        ("tasks.1.priority", "le"),
+        ("tasks.2.projectId", "reference"),
+        ("tasks.3.parentIndex", "earlier"),
+        ("tasks.4.parentIndex", "earlier"),
+        ("tasks.5.parentIndex", "one_parent"),
+        ("tasks.6.parentId", "same_project"),
+        ("tasks.7.parentIndex", "same_project"),
+        ("tasks.8.id", "unique"),
+        ("tasks.9.id", "unique"),
+        ("tasks.10.assigneeId", "reference"),
+    }
+    data = await person.ask("{ tasks { totalCount } }")
+    assert data["tasks"]["totalCount"] == 2
+    assert await new_task(person, project) and (await task(person, taken, "number"))["number"] == 1
+    many = [{"projectId": project, "title": "t"}] * 1_001
+    assert rules(await mutate(person, "createTasks", "tasks { id }", tasks=many)) == {
+        ("tasks", "max_length")
+    }
+    assert (await done(person, "createTasks", MANY, tasks=[]))["tasks"] == []
+
+
+async def test_creating_many_is_done_once(person: Person) -> None:
+    project = await new_project(person)
+    tasks = [{"projectId": project, "title": f"t{n}", "dueAt": "2030-01-01T00:00:00Z"} for n in range(3)]
+    first = await done(person, "createTasks", MANY, tasks=tasks, idempotencyKey="k")
+    assert len(first["tasks"]) == 3
+    assert await done(person, "createTasks", MANY, tasks=tasks, idempotencyKey="k") == first
+    other = await mutate(person, "createTasks", MANY, tasks=tasks[:2], idempotencyKey="k")
+    assert kinds(other) == [("IdempotencyConflict", "idempotencyKey")]
+    data = await person.ask("{ tasks { totalCount } }")
+    assert data["tasks"]["totalCount"] == 3
+
+
+async def test_a_deleted_project_takes_no_tasks(person: Person) -> None:
+    project = await new_project(person)
+    await done(person, "deleteProject", "project { id }", id=project)
+    refused = await mutate(person, "createTask", ONE, projectId=project, title="t")
+    assert rules(refused) == {("projectId", "reference")}
+
+
+async def test_many_tasks_change_by_one_statement(person: Person) -> None:
+    project = await new_project(person)
+    made = await new_tasks(person, project, *[{"dueAt": "2030-01-01T00:00:00Z"}] * 50)
+    changes = [
+        {"id": id, "title": f"new {n}", "expectedVersion": 1}
+        | ({"dueAt": None} if n % 2 else {"priority": 4})
+        for n, id in enumerate(made)
+    ]
+    changed = await done(person, "updateTasks", MANY, tasks=changes[:2])
+    few = len(person.statements)
+    assert sum("UPDATE tasks" in statement for statement in person.statements) == 1
+    changed = await done(person, "updateTasks", MANY, tasks=changes[2:])
+    assert len(person.statements) == few
+    assert [task["id"] for task in changed["tasks"]] == made[2:]
+    assert [task["title"] for task in changed["tasks"]] == [f"new {n}" for n in range(2, 50)]
+    assert {
+        (task["dueAt"], task["priority"], task["version"]) for task in changed["tasks"]
+    } == {("2030-01-01T00:00:00Z", 4, 2), (None, 2, 2)}
+
+
+async def bad_changes(person: Person, stranger: Person) -> tuple[list[str], list[dict[str, Any]]]:
+    """Ids of three tasks, and changes of them of which the first and the last are right."""
+    project = await new_project(person)
+    made = await new_tasks(person, project, {}, {}, {})
+    foreign = await new_task(stranger, await new_project(stranger))
+    return made, [
+        {"id": made[0], "title": "right"},
+        {"id": made[1], "title": "late", "expectedVersion": 7},
+        {"id": foreign, "title": "foreign"},
+        {"id": ids.encode("task", uuid7()), "title": "missing"},
+        {"id": "nonsense", "title": "x"},
+        {"id": made[0], "title": "twice"},
+        {"id": made[1], "title": "", "assigneeId": human(stranger), "priority": 7},
+        {"id": made[2], "priority": 0},
+    ]
+
+
+BAD = [
+    ("Conflict", "tasks.1"),
+    ("NotFound", "tasks.2.id"),
+    ("NotFound", "tasks.3.id"),
+    ("ValidationProblem", "tasks.4.id"),
+    ("ValidationProblem", "tasks.5.id"),
+    ("ValidationProblem", "tasks.6.title"),
+    ("ValidationProblem", "tasks.6.priority"),
+    ("ValidationProblem", "tasks.6.id"),
+    ("ValidationProblem", "tasks.6.assigneeId"),
+]
+
+
+async def test_one_problem_leaves_all_tasks_as_they_are(
+    person: Person, new_person: NewPerson
+) -> None:
+    made, changes = await bad_changes(person, await new_person())
+    refused = await mutate(person, "updateTasks", MANY, tasks=changes)
+    assert refused["tasks"] == []
+    assert sorted(kinds(refused)) == sorted(BAD)
+    shown = [await task(person, id, "title priority version") for id in made]
+    assert shown == [{"title": f"task {n}", "priority": 2, "version": 1} for n in range(3)]
+
+
+async def test_unless_the_caller_wants_what_can_be_done(
+    person: Person, new_person: NewPerson
+) -> None:
+    made, changes = await bad_changes(person, await new_person())
+    input = {"tasks": changes, "allOrNothing": False, "idempotencyKey": "k"}
+    partly = await mutate(person, "updateTasks", MANY, **input)
+    assert [(task["id"], task["title"], task["priority"]) for task in partly["tasks"]] == [
+        (made[0], "right", 2),
+        (made[2], "task 2", 0),
+    ]
+    assert sorted(kinds(partly)) == sorted(BAD)
+    conflict = next(one for one in partly["problems"] if one["__typename"] == "Conflict")
+    assert (conflict["currentVersion"], conflict["current"]["id"]) == (1, made[1])
+    shown = [await task(person, id, "title priority version") for id in made]
+    assert shown == [
+        {"title": "right", "priority": 2, "version": 2},
+        {"title": "task 1", "priority": 2, "version": 1},
+        {"title": "task 2", "priority": 0, "version": 2},
+    ]
+    # Sent again it gives the same answer, the problems included.
+    assert await mutate(person, "updateTasks", MANY, **input) == partly
+
+
+async def test_a_finished_task_can_be_opened_again(person: Person) -> None:
+    project = await new_project(person)
+    id = await new_task(person, project, maxAttempts=1)
+    [claimed] = (
+        await done(person, "claimTasks", MANY, workerId=human(person))
+    )["tasks"]
+    await done(person, "failTask", ONE, id=id, claimEpoch=claimed["claimEpoch"])
+    assert (await task(person, id, "status attempts"))["status"] == "FAILED"
+    opened = (await done(person, "updateTask", ONE, id=id, status="PENDING"))["task"]
+    assert (opened["status"], opened["attempts"]) == ("PENDING", 0)
+    data = await person.ask("{ readyTasks { nodes { id } } }")
+    assert data["readyTasks"]["nodes"] == [{"id": id}]
+
+
+async def test_changes_are_recorded_with_who_made_them(person: Person) -> None:
+    project = await new_project(person)
+    id = await new_task(person, project)
+    await done(person, "updateTask", ONE, id=id, title="other")
+    data = await person.ask(
+        "{ auditEvents(filter: {entityType: {eq: \"task\"}}) { nodes {"
+        " action entityId before after createdAt } } }"
+    )
+    updated, created = data["auditEvents"]["nodes"]
+    assert (created["action"], updated["action"]) == ("create", "update")
+    assert created["after"]["number"] == 1
+    assert updated["entityId"] == id
+    assert (updated["before"]["title"], updated["after"]["title"]) == ("a task", "other")
+    assert datetime.fromisoformat(updated["createdAt"]) <= datetime.now(UTC)
