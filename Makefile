@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := requirements.lock requirements-dev.lock
 
-.PHONY: run test check sdl format lock assets
+.PHONY: run test check sdl format lock assets bench
 
 run: .venv/run.stamp assets
 	@$(BIN)/python -m server serve
@@ -51,3 +51,7 @@ lock:
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --python-version 3.11 --extra dev -c requirements.lock \
 		pyproject.toml -o requirements-dev.lock
+
+# About half an hour on a quiet machine; ARGS="run --help" lists what can be chosen.
+bench: .venv/dev.stamp
+	@$(BIN)/python -m benchmarks $(or $(ARGS),run)

@@ -1,0 +1,102 @@
+"""Measure Engram beside what its users would pick instead: `python -m benchmarks`, `make bench`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import dataset, draw, growth, report
+from benchmarks.asking import Disagreement
+from benchmarks.generator import LoadError
+from benchmarks.measure import Bench, Plan, Result
+from benchmarks.peers import PEERS, USUAL_PEERS, PeerError, running
+from benchmarks.workloads import USUAL, WORKLOADS
+
+RESULTS = dataset.HOME / "results"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Messages = Annotated[int, typer.Option(help="Messages in the data set.")]
+
+
+@app.command()
+def run(
+    workload: Annotated[list[str] | None, typer.Option(help=", ".join(WORKLOADS))] = None,
+    peer: Annotated[list[str] | None, typer.Option(help=", ".join(PEERS))] = None,
+    connections: Annotated[
+        list[int] | None, typer.Option(help="Connections that ask at once; 1, 8 and 32.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    requests: Annotated[int | None, typer.Option(help="Of each turn; else as fits.")] = None,
+    messages: Messages = 1_000_000,
+) -> None:
+    """Measure peers beside each other, print a table, keep the result as JSON."""
+    chosen = [WORKLOADS[name] for name in workload or USUAL]
+    plan = Plan(chosen, connections or [1, 8, 32], rounds, requests)
+
+    async def work() -> Result:
+        with dataset.server() as server:
+            data = await dataset.load(server, messages)
+            with running(peer or USUAL_PEERS, data) as peers:
+                return await Bench(peers, data).measure(plan)
+
+    result = asyncio.run(work())
+    file = RESULTS / f"{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    result.save(file)
+    print(f"\n{report.table(result)}\n\nkept in {file}")
+
+
+@app.command()
+def table(file: Path) -> None:
+    """Print the table of a result again."""
+    print(report.table(Result.load(file)))
+
+
+@app.command("draw")
+def draw_pictures(
+    file: Path,
+    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs"),
+    connections: Annotated[int, typer.Option(help="Of the samples that are drawn.")] = 32,
+) -> None:
+    """Draw a result: one picture for each workload."""
+    for picture in draw.pictures(Result.load(file), folder, connections):
+        print(picture)
+
+
+@app.command("growth")
+def grow(
+    messages: Messages = 1_000_000,
+    large: Annotated[bool, typer.Option(help="Compare with ten times as many messages.")] = False,
+) -> None:
+    """How Engram's cost grows with the page and with the table."""
+    asyncio.run(growth.growth(messages, large=large))
+
+
+@app.command()
+def memory(
+    messages: Messages = 1_000_000,
+    requests: Annotated[int, typer.Option(min=1)] = 100_000,
+) -> None:
+    """How Engram's memory develops over many requests."""
+    asyncio.run(growth.memory(messages, requests))
+
+
+@app.command()
+def soak(
+    messages: Messages = 1_000_000,
+    minutes: Annotated[float, typer.Option(min=0.1)] = 20,
+) -> None:
+    """Mixed reads and writes for so long; every answer is checked, a crash is an error."""
+    asyncio.run(growth.soak(messages, minutes))
+
+
+if __name__ == "__main__":
+    try:
+        app(prog_name="python -m benchmarks")
+    except (Disagreement, LoadError, PeerError) as error:
+        sys.exit(f"benchmarks: {error}")
