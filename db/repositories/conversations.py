@@ -12,10 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
-from db.changes import Record, insert, update_one
-from db.constraints import violated
+from db.changes import Record, insert, insert_one, update_one
 from db.locking import change_one, lock_one
 from db.models.conversations import Conversation, Message, MessagePart
 from db.recording import shown
@@ -50,7 +48,7 @@ async def create_conversation(
     session: Session, values: Values, *, id: UUID | None = None
 ) -> Record:
     """Store a conversation without messages. Raises Invalid when its id is taken."""
-    return await _insert_one(session, CONVERSATIONS, values, id, "id")
+    return await insert_one(session, CONVERSATIONS, values, id=id)
 
 
 async def update_conversation(
@@ -131,7 +129,7 @@ async def edit_message(
         await lock_one(session, CONVERSATIONS, conversation_id)
     except Missing:
         raise Missing("message") from None
-    moment, original = await _now(session, conversation_id, original_id)
+    moment, original = await _now(session, conversation_id, original_id, shown(MESSAGES))
     if original is None:
         raise Missing("message")
     if expected_version is not None and original.version != expected_version:
@@ -200,7 +198,10 @@ def _stranger(field: str) -> Exception:
 
 
 async def _now(
-    session: Session, conversation_id: UUID, message_id: UUID | None
+    session: Session,
+    conversation_id: UUID,
+    message_id: UUID | None,
+    columns: Sequence[sa.Column[Any]] = (MESSAGES.c.id, MESSAGES.c.depth),
 ) -> tuple[datetime, Record | None]:
     """The time, and a live message of a locked conversation if there is such a one.
 
@@ -214,7 +215,7 @@ async def _now(
     )
     moment = sa.func.clock_timestamp().label("moment")
     statement = (
-        readable(CONVERSATIONS, moment, *shown(MESSAGES))
+        readable(CONVERSATIONS, moment, *columns)
         .select_from(CONVERSATIONS.outerjoin(MESSAGES, theirs))
         .where(CONVERSATIONS.c.id == conversation_id)
     )
@@ -239,7 +240,7 @@ async def _add(
 ) -> Added:
     """Store a message in a locked conversation and make it the active leaf."""
     times = {"created_at": moment, "updated_at": moment}
-    message = await _insert_one(session, MESSAGES, {**values, **times}, id, id_field)
+    message = await insert_one(session, MESSAGES, {**values, **times}, id=id, id_field=id_field)
     placed = [
         {**part, "message_id": message.id, "position": position}
         for position, part in enumerate(parts)
@@ -248,16 +249,3 @@ async def _add(
     leaf = {"active_leaf_id": message.id, "last_message_at": moment}
     conversation = await update_one(session, CONVERSATIONS, message.conversation_id, leaf)
     return Added(message, conversation)
-
-
-async def _insert_one(
-    session: Session, table: sa.Table, values: Values, id: UUID | None, id_field: str
-) -> Record:
-    row = dict(values) if id is None else {**values, "id": id}
-    try:
-        return (await insert(session, table, [row]))[0]
-    except IntegrityError as error:
-        if id is None or violated(error) != f"pk_{table.name}":
-            raise
-        name = table.info["entity"]
-        raise invalid(id_field, "unique", f"Another {name} has this id.") from None
