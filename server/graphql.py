@@ -45,6 +45,7 @@ class HttpOptions:
     max_batch: int = 0  # requests in a batch; 0 refuses batches
     heartbeat_seconds: float = 12.0
     check_seconds: float = 3.0  # how often the login of an open stream is looked at again
+    send_seconds: float = 20.0  # for the reader of a stream to take one event
 
 
 class GraphQLEndpoint:
@@ -168,6 +169,7 @@ class GraphQLEndpoint:
             headers={"vary": HEADERS["vary"]},
             heartbeat_seconds=self.options.heartbeat_seconds,
             check_seconds=self.options.check_seconds,
+            send_seconds=self.options.send_seconds,
             stopping=self.stopping,
             still_allowed=lambda: self.identity.still_valid(caller.actor),
         )

@@ -12,14 +12,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from starlette.types import Receive, Send
 
 from server.execution import Answer
 from server.failures import failure
 from server.negotiation import EVENTS
-from server.wire import encoded
+from server.wire import ClientGone, encoded
 
 __all__ = ["send_events"]
+
+log = structlog.get_logger("engram.server")
 
 COMPLETE = b"event: complete\ndata:\n\n"
 HEARTBEAT = b":\n\n"
@@ -35,10 +38,14 @@ async def send_events(
     headers: Mapping[str, str],
     heartbeat_seconds: float,
     check_seconds: float,
+    send_seconds: float,
     stopping: asyncio.Event,
     still_allowed: Callable[[], Awaitable[bool]],
 ) -> None:
-    """Stream answers until they end, the client goes, its login ends, or the server stops."""
+    """Stream answers until they end, the client goes, its login ends, or the server stops.
+
+    Raises ClientGone when the client does not read for ``send_seconds``.
+    """
     head = {
         "content-type": f"{EVENTS}; charset=utf-8",
         "cache-control": "no-cache, no-transform",
@@ -55,7 +62,12 @@ async def send_events(
     loop = asyncio.get_running_loop()
 
     async def write(data: bytes, *, more: bool = True) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": more})
+        try:
+            async with asyncio.timeout(send_seconds):
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            log.warning("slow_reader", request_id=request_id)
+            raise ClientGone from None
 
     async def wait_until_gone() -> None:
         while (await receive())["type"] != "http.disconnect":

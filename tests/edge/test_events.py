@@ -130,3 +130,23 @@ async def test_a_revoked_login_ends_its_stream(
             rest = b"".join([chunk async for chunk in chunks])
     assert b'"message":"The login that opened this stream has ended."' in rest
     assert rest.endswith(COMPLETE)
+
+
+async def test_a_reader_that_does_not_read_is_given_up(
+    make_settings: MakeSettings, name: str
+) -> None:
+    options = HttpOptions(send_seconds=0.5)
+    app = create_app(make_settings(), schema=edge_schema, http_options=options)
+    async with serving(app) as served:
+        # a client of the standard library: it stops reading once its small buffer is full
+        _reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1_000)
+        query = f'subscription {{ flood(size: 100000, name: "{name}") }}'
+        body = orjson.dumps({"query": query})
+        writer.write(
+            b"POST /graphql HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        await until(lambda: done[f"{name} closed"] == 1)
+        assert done[f"{name} sent"] < 200
+        writer.close()
+        await writer.wait_closed()

@@ -7,8 +7,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from tests.edge.conftest import GRAPHQL, JSON, NewLogin, Served
-from tests.edge.schema import SECRET, done
+from server.app import create_app
+from tests.edge.conftest import GRAPHQL, JSON, MakeSettings, NewLogin, Served, serving
+from tests.edge.schema import SECRET, done, edge_schema
 from tests.edge.waiting import until
 
 HELLO = {"data": {"hello": "Hello, world!"}}
@@ -249,3 +250,20 @@ async def test_whether_it_lives_and_whether_it_can_work(served: Served) -> None:
     ready = await served.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json() == {"status": "ok", "database": "ok", "migrations": "ok"}
+
+
+async def test_only_named_origins_may_ask_from_browsers(make_settings: MakeSettings) -> None:
+    settings = make_settings(allowed_origins=("https://app.test",))
+    async with serving(create_app(settings, schema=edge_schema)) as served:
+        asked = {
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        for origin, allowed in (("https://app.test", True), ("https://evil.test", False)):
+            headers = asked | {"origin": origin}
+            preflight = await served.client.options("/graphql", headers=headers)
+            assert preflight.is_success is allowed
+            answer = await served.post("{ hello }", {"origin": origin})
+            expected = origin if allowed else None
+            assert answer.headers.get("access-control-allow-origin") == expected
+            assert "access-control-allow-credentials" not in answer.headers
