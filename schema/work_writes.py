@@ -81,11 +81,21 @@ class RestoreWorkerInput(ChangeInput):
 
 
 @strawberry.input(description="Two tasks of the caller, in one project or in two.")
-class TaskDependencyInput(OnceInput):
-    """The input of addTaskDependency and removeTaskDependency."""
+class TwoTasksInput(OnceInput):
+    """What mutations of dependencies say."""
 
     task_id: strawberry.ID = strawberry.field(description="The task that waits.")
     depends_on_id: strawberry.ID = strawberry.field(description="The task to be done first.")
+
+
+@strawberry.input(description="Which task is to wait for which, in one project or in two.")
+class AddTaskDependencyInput(TwoTasksInput):
+    """The input of addTaskDependency."""
+
+
+@strawberry.input(description="Which task no longer waits for which.")
+class RemoveTaskDependencyInput(TwoTasksInput):
+    """The input of removeTaskDependency."""
 
 
 @payload
@@ -170,7 +180,7 @@ class WorkMutation:
         )
     )
     async def add_task_dependency(
-        self, info: Info, input: TaskDependencyInput
+        self, info: Info, input: AddTaskDependencyInput
     ) -> TaskDependencyPayload:
         task, depends_on = _two_tasks(input)
         session = info.context.session
@@ -178,14 +188,14 @@ class WorkMutation:
 
     @mutation(description="Let a task no longer wait for another one.")
     async def remove_task_dependency(
-        self, info: Info, input: TaskDependencyInput
+        self, info: Info, input: RemoveTaskDependencyInput
     ) -> TaskDependencyPayload:
         task, depends_on = _two_tasks(input)
         session = info.context.session
         return _dependency(await work_dependencies.remove_dependency(session, task, depends_on))
 
 
-def _two_tasks(input: TaskDependencyInput) -> list[UUID]:
+def _two_tasks(input: TwoTasksInput) -> list[UUID]:
     return all_of(
         lambda: reference("task", input.task_id, ("task_id",)),
         lambda: reference("task", input.depends_on_id, ("depends_on_id",)),

@@ -19,13 +19,13 @@ TASK = """
 
 
 def _mutation(name: str, input_type: str, shows: str) -> str:
-    return f"mutation($input: {input_type}!) {{ answer: {name}(input: $input) {{ {shows} {PROBLEMS} }} }}"
+    answer = f"answer: {name}(input: $input) {{ {shows} {PROBLEMS} }}"
+    return f"mutation($input: {input_type}!) {{ {answer} }}"
 
 
 async def mutate(person: Person, mutation: str, shows: str, /, **input: Any) -> dict[str, Any]:
     """The payload of a mutation whose input type is named after it."""
-    kind = mutation.removeprefix("add").removeprefix("remove")
-    input_type = f"{kind[0].upper()}{kind[1:]}Input"
+    input_type = f"{mutation[0].upper()}{mutation[1:]}Input"
     data = await person.ask(_mutation(mutation, input_type, shows), input=input)
     answer: dict[str, Any] = data["answer"]
     return answer

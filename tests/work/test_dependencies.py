@@ -4,12 +4,20 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import NewPerson
 from tests.people import Person
-from tests.work.asking import done, human, kinds, mutate, new_project, new_task, new_tasks, rules, task
+from tests.work.asking import (
+    done,
+    human,
+    kinds,
+    mutate,
+    new_project,
+    new_task,
+    new_tasks,
+    rules,
+    task,
+)
 
 DEPENDENCY = "dependency { id task { id } dependsOn { id } }"
 READY = "{ readyTasks { nodes { id } } }"

@@ -2,11 +2,21 @@
 
 from uuid import uuid4
 
-from schema import ids
 from db.uuid7 import uuid7
+from schema import ids
 from tests.conftest import NewPerson
 from tests.people import Person
-from tests.work.asking import done, human, kinds, mutate, new_project, new_task, new_worker, rules, task
+from tests.work.asking import (
+    done,
+    human,
+    kinds,
+    mutate,
+    new_project,
+    new_task,
+    new_worker,
+    rules,
+    task,
+)
 
 PROJECT = "project { id key name description version deletedAt }"
 WORKER = "worker { id name kind capabilities version deletedAt }"
