@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import changes, tokens
+from db import tokens
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.migrate import current_revision, head_revision, upgrade
-from db.models.accounts import LoginSession
+from db.repositories import accounts
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
 from server import demo
@@ -122,7 +122,7 @@ async def mint_token(opened: Opened, email: str, *, device: str) -> str:
         author = Author("user", owner_id, device)
         session = Session(engine, owner_id, options, author=author)
         async with session, session.transaction():
-            await changes.insert(session, LoginSession.__table__, [row])
+            await accounts.open_login(session, row)
         return minted.token
     finally:
         await engine.dispose()
@@ -138,10 +138,8 @@ async def development_token(opened: Opened) -> str | None:
 
 async def _find(engine: AsyncEngine, options: SessionOptions, email: str) -> UUID | None:
     async with Session(engine, None, options) as session:
-        found: UUID | None = await session.scalar(
-            text("SELECT id FROM engram_find_login(:email) WHERE is_active"), {"email": email}
-        )
-        return found
+        login = await accounts.find_login(session, email)
+        return login.owner_id if login is not None and login.is_active else None
 
 
 async def _is_empty(engine: AsyncEngine) -> bool:
