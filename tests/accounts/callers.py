@@ -124,3 +124,8 @@ def rules(payload: dict[str, Any]) -> list[tuple[str, str | None]]:
     """The bad fields of a payload, each with its rule."""
     assert {problem["__typename"] for problem in payload["problems"]} <= {"ValidationProblem"}
     return [(problem["path"][-1], problem["rule"]) for problem in payload["problems"]]
+
+
+def codes(payload: dict[str, Any]) -> list[str]:
+    """The kinds of problems in a payload."""
+    return [problem["code"] for problem in payload["problems"]]

@@ -19,6 +19,7 @@ from tests.accounts.callers import (
     SIGN_UP,
     Account,
     Caller,
+    codes,
     new_account,
     newcomer,
     rules,
@@ -37,11 +38,6 @@ DELETE = f"""mutation($input: DeleteAccountInput!) {{
     deleteAccount(input: $input) {{ deletedId {PROBLEMS} }}
 }}"""
 NEW = "another long password"
-
-
-def codes(payload: dict[str, Any]) -> list[str]:
-    """The kinds of problems in a payload."""
-    return [problem["code"] for problem in payload["problems"]]
 
 
 # updateViewer

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +12,15 @@ from db import tokens
 from db.uuid7 import uuid7
 from schema import ids
 from server.identity import Unauthenticated
-from tests.accounts.callers import PASSWORD, PROBLEMS, Account, Caller, new_account, rules
+from tests.accounts.callers import (
+    PASSWORD,
+    PROBLEMS,
+    Account,
+    Caller,
+    codes,
+    new_account,
+    rules,
+)
 from tests.accounts.test_account import CHANGE_PASSWORD, NEW
 from tests.people import Person
 
@@ -25,11 +32,6 @@ REVOKE = f"""mutation($input: RevokeApiKeyInput!) {{
     revokeApiKey(input: $input) {{ {KEY} {PROBLEMS} }}
 }}"""
 PROJECTS = "{ projects { nodes { id } } }"
-
-
-def codes(payload: dict[str, Any]) -> list[str]:
-    """The kinds of problems in a payload."""
-    return [problem["code"] for problem in payload["problems"]]
 
 
 async def test_a_key_asks_for_its_owner(account: Account, admin_engine: AsyncEngine) -> None:

@@ -13,16 +13,18 @@ from db import tokens
 from schema.context import Services
 from server.identity import Unauthenticated
 from server.passwords import Argon2Passwords
-from tests.accounts.callers import LOG_IN, PASSWORD, PROBLEMS, Account, Caller, new_account, rules
+from tests.accounts.callers import (
+    LOG_IN,
+    PASSWORD,
+    PROBLEMS,
+    Account,
+    Caller,
+    codes,
+    new_account,
+    rules,
+)
 
 LOG_OUT = f"mutation {{ logOut(input: {{}}) {{ loginSession {{ id revokedAt }} {PROBLEMS} }} }}"
-
-
-def codes(payload: dict[str, object]) -> list[str]:
-    """The kinds of problems in a payload."""
-    problems = payload["problems"]
-    assert isinstance(problems, list)
-    return [problem["code"] for problem in problems]
 
 
 async def test_by_username_and_by_email_whatever_the_case(

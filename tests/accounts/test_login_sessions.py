@@ -7,7 +7,7 @@ import pytest
 
 from schema import ids
 from server.identity import Unauthenticated
-from tests.accounts.callers import PROBLEMS, Account, Caller, new_account, rules
+from tests.accounts.callers import PROBLEMS, Account, Caller, codes, new_account, rules
 
 REVOKE = f"""mutation($input: RevokeLoginSessionInput!) {{
     revokeLoginSession(input: $input) {{ loginSession {{ id current revokedAt }} {PROBLEMS} }}
@@ -71,7 +71,7 @@ async def test_ending_ones_own_is_logging_out(account: Account) -> None:
         id=account.login_id,
     )
     assert data["revokeLoginSession"]["loginSession"] == {"current": False}
-    assert [one["code"] for one in data["updateViewer"]["problems"]] == ["UNAUTHENTICATED"]
+    assert codes(data["updateViewer"]) == ["UNAUTHENTICATED"]
     with pytest.raises(Unauthenticated):
         await account.ask("{ viewer { id } }")
 

@@ -17,6 +17,7 @@ from tests.accounts.callers import (
     SIGN_UP,
     Account,
     Caller,
+    codes,
     newcomer,
     rules,
 )
@@ -167,7 +168,7 @@ async def test_a_refused_sign_up_leaves_nobody_logged_in(anybody: Caller, accoun
     }}"""
     data = await anybody.ask(both, input=newcomer() | {"email": account.email})
     assert rules(data["signUp"]) == [("email", "unique")]
-    assert [one["code"] for one in data["updateViewer"]["problems"]] == ["UNAUTHENTICATED"]
+    assert codes(data["updateViewer"]) == ["UNAUTHENTICATED"]
     # Whoever is logged in and fails to sign up as somebody else is still who they were.
     data = await account.ask(both, input=newcomer() | {"email": account.email})
     assert rules(data["signUp"]) == [("email", "unique")]
@@ -217,7 +218,7 @@ async def test_sent_again_differently_it_is_refused(anybody: Caller) -> None:
     assert rules(await anybody.do(SIGN_UP, **input | {"idempotencyKey": None})) == taken
     assert rules(await anybody.do(SIGN_UP, **input | {"password": f"{PASSWORD}!"})) == taken
     other = await anybody.do(SIGN_UP, **input | {"displayName": "Somebody else"})
-    assert [one["code"] for one in other["problems"]] == ["IDEMPOTENCY_CONFLICT"]
+    assert codes(other) == ["IDEMPOTENCY_CONFLICT"]
     assert other["token"] is other["viewer"] is None
 
 
