@@ -5,11 +5,10 @@ from strawberry import auto
 
 from db.models import accounts
 from schema.context import Info
-from schema.errors import ErrorCode, RequestError
-from schema.mirror import MIRRORS, mirror
+from schema.mirror import mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import root
+from schema.relations import owner, root
 from schema.rows import Row
 
 
@@ -57,18 +56,7 @@ class ApiKey(Node):
 
 
 class AccountsQuery:
-    @strawberry.field(description="The caller.")
-    async def viewer(self, info: Info) -> User:
-        loaders = info.context.loaders
-        owner_id = info.context.session.owner_id
-        assert owner_id is not None
-        if loaders.names is None:
-            loaders.names = info.context.field_names(info)
-        found = await loaders.rows(MIRRORS[accounts.User], loaders.keys(owner_id), deleted=None)
-        if owner_id not in found:
-            raise RequestError("This account is gone.", ErrorCode.UNAUTHENTICATED)
-        return found[owner_id]  # type: ignore[return-value]  # a mirrored type's values are rows
-
+    viewer: User = owner(accounts.User, description="The caller.")
     login_sessions: Connection[LoginSession] = root(
         accounts.LoginSession, description="The caller's log-ins, newest first."
     )

@@ -12,7 +12,7 @@ import strawberry
 from schema.filter_types import FilterTypes
 from schema.mirror import MIRRORS, Mirror, finish_columns, type_check
 from schema.pages import PageInfo
-from schema.relations import RelationField, finish_field
+from schema.relation_fields import RelationField
 
 
 def finish(roots: tuple[type, ...]) -> list[type]:
@@ -54,7 +54,7 @@ def _finish_relations(
     annotations = dict(inspect.get_annotations(cls))
     for name, field in relation_fields(cls).items():
         if name in vars(cls):
-            annotations[name] = finish_field(field, types, connections)
+            annotations[name] = field.finish(types, connections)
     cls.__annotations__ = annotations
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from db import scope
 from db.models.conversations import Message
 from schema.pages import PageShape
-from schema.relations import Relation, RelationField, RowArgument
+from schema.relation_fields import PageField, Relation, RowArgument
 
 Start = Callable[[FromClause, ColumnElement[Any]], ColumnElement[bool]]
 
@@ -32,7 +32,7 @@ _LIMIT = cast(bindparam("limit", type_=Integer), BigInteger)
 
 def branch(*, key: str, start: Start, description: str, argument: RowArgument | None = None) -> Any:
     """The messages from a leaf up to its root; `start` says which message is the leaf of a key."""
-    return RelationField(_Branch(key, start, argument), description=description)
+    return PageField(_Branch(key, start, argument), description)
 
 
 class _Branch(Relation):

@@ -19,7 +19,8 @@ from schema.errors import ErrorCode, RequestError
 from schema.mirror import MIRRORS, mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import RowArgument, decoded, first, many, one, related, root, root_row
+from schema.relation_fields import RowArgument, decoded
+from schema.relations import first, many, one, related, root, root_row
 
 MESSAGES = conversations.Message.__table__
 

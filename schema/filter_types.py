@@ -16,7 +16,7 @@ from schema.mirror import Mirror, OrderTerm, graphql_type
 from schema.scalars import JSON, BigInt
 
 if TYPE_CHECKING:
-    from schema.relations import Relation
+    from schema.relation_fields import Relation
 
 
 @strawberry.enum(description="The direction of an order.")

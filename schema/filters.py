@@ -41,7 +41,7 @@ from schema.scalars import clean_text
 
 if TYPE_CHECKING:
     from schema.filter_types import FilterTypes
-    from schema.relations import Relation
+    from schema.relation_fields import Relation
 
 MAX_CONDITIONS = 100
 MAX_DEPTH = 6

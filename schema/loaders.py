@@ -38,7 +38,7 @@ from schema.rows import Keys, Level, Row
 if TYPE_CHECKING:
     from schema.planned import Child, RowsPlan, Run
     from schema.projection import Lookup
-    from schema.relations import Relation
+    from schema.relation_fields import Relation
 
 ROOT = Keys(())
 """The key of a relation that starts from nothing: the roots of a query."""
@@ -59,6 +59,12 @@ class Loaders:
         self._loaders: dict[Hashable, DataLoader[Keys, Any]] = {}
         self._single: dict[UUID, Keys] = {}
         self.names: Names = None
+
+    @property
+    def owner_id(self) -> UUID:
+        """Whose rows are read."""
+        assert self._session.owner_id is not None
+        return self._session.owner_id
 
     def renew(self) -> None:
         """Forget everything read so far."""

@@ -9,8 +9,9 @@ wrong while a plan runs, a bad argument as well as a missing row, is left for gr
 the operation is then executed again by it alone, in the same snapshot.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from graphql import (
     FieldNode,
@@ -30,6 +31,7 @@ from graphql import (
     get_argument_values,
     get_directive_values,
     get_named_type,
+    is_non_null_type,
     print_ast,
     visit,
 )
@@ -40,11 +42,12 @@ from strawberry.types.arguments import convert_arguments
 
 from schema.derived import DerivedField
 from schema.mirror import MIRRORS, Mirror
-from schema.planned import OneChild, PlannedArguments, RowsPlan
+from schema.pages import PageRequest
+from schema.planned import OneChild, PlannedArguments, RowsPlan, Run
 from schema.planned_pages import ConnectionShape, PagesChild
 from schema.planned_roots import PlannedQuery, Root, RootNodes, RootPage, RootRow
 from schema.projection import Unplannable
-from schema.relations import Relation, RelationField
+from schema.relation_fields import FirstField, OneField, PageField, RelationField, RootRowField
 
 Selected = dict[str, list[FieldNode]]
 _BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
@@ -186,14 +189,32 @@ class Compiler:
             raise Unplannable(name)
         if name in ("node", "nodes"):
             return self._nodes(definition, nodes, several=name == "nodes")
-        field = _relation_field(definition)
-        relation = field.relation
+        field = definition.extensions.get(_BACKREF)
+        if isinstance(field, RootRowField):
+            return self._root_row(field, definition, nodes)
+        if not isinstance(field, PageField):
+            raise Unplannable(name)
+        page, selection = self._page(field, definition, nodes)
+        return RootPage(page, selection)
+
+    def _root_row(
+        self, field: RootRowField, definition: GraphQLField, nodes: list[FieldNode]
+    ) -> RootRow:
+        rows = RowsPlan(field.relation.target)
+        values, _ = self._values(field, definition, nodes[0])
+
+        def identify(run: Run) -> UUID:
+            return field.row_id(values(run.variables), run.loaders.owner_id)
+
+        nullable = not is_non_null_type(definition.type)
+        return RootRow(identify, rows, self._row_shape(rows, nodes), nullable=nullable)
+
+    def _page(
+        self, field: PageField, definition: GraphQLField, nodes: list[FieldNode]
+    ) -> tuple[PagesChild, int]:
         arguments = self._arguments(field, definition, nodes[0])
-        if field.single:
-            rows = RowsPlan(relation.target)
-            return RootRow(arguments, rows, self._row_shape(rows, nodes))
-        page = PagesChild(relation, arguments, RowsPlan(relation.target))
-        return RootPage(page, self._connection(page, definition, nodes))
+        page = PagesChild(field.relation, arguments, RowsPlan(field.relation.target))
+        return page, self._connection(page, definition, nodes)
 
     def _nodes(
         self, definition: GraphQLField, nodes: list[FieldNode], *, several: bool
@@ -264,32 +285,42 @@ class Compiler:
                 raise Unplannable(f"{rows.mirror.name}.{name}")
             projection.column(response_key, name, rows.position(name))
             return
-        relation = field.relation
-        if relation.to_one:
-            child, index = rows.child(("one", relation), lambda: self._one(relation))
-            selection = self._row_shape(child.rows, nodes)
-            nullable = relation.nullable
-        else:
-            arguments = self._arguments(field, definition, nodes[0])
-            child, index = rows.child(
-                ("pages", relation, arguments.identity),
-                lambda: PagesChild(relation, arguments, RowsPlan(relation.target)),
-            )
-            selection = self._connection(child, definition, nodes)
-            nullable = False
-        position = rows.position(relation.key)
-        child.position = position
+        child, index, selection = self._child(rows, field, definition, nodes)
+        position = child.position = rows.position(field.relation.key)
+        nullable = field.relation.nullable
         projection.related(response_key, index, selection, position, nullable=nullable)
 
-    def _one(self, relation: Relation) -> OneChild:
-        return OneChild(RowsPlan(relation.target))
+    def _child(
+        self,
+        rows: RowsPlan,
+        field: RelationField,
+        definition: GraphQLField,
+        nodes: list[FieldNode],
+    ) -> tuple[Any, int, int]:
+        """The child plan of a relation field, its place among the children, and the selection."""
+        relation = field.relation
+        target = relation.target
+        if isinstance(field, OneField):
+            one, index = rows.child(("one", relation), lambda: OneChild(RowsPlan(target)))
+            return one, index, self._row_shape(one.rows, nodes)
+        if isinstance(field, FirstField):
+            first = PlannedArguments("", lambda _: {}, field.request, {})
+            child, index = rows.child(
+                ("first", relation), lambda: PagesChild(relation, first, RowsPlan(target))
+            )
+            return child, index, child.first(self._row_shape(child.rows, nodes))
+        assert isinstance(field, PageField)
+        arguments = self._arguments(field, definition, nodes[0])
+        child, index = rows.child(
+            ("pages", relation, arguments.identity),
+            lambda: PagesChild(relation, arguments, RowsPlan(target)),
+        )
+        return child, index, self._connection(child, definition, nodes)
 
     def _connection(
         self, page: PagesChild, definition: GraphQLField, nodes: list[FieldNode]
     ) -> int:
         """Add a selection of a connection to its plan; which one it is."""
-        if page.relation.first or page.relation.argument is not None:
-            raise Unplannable("a relation with a rule of its own")
         connection: Any = get_named_type(definition.type)
         index, shape = page.shape()
         for response_key, fields in self.collect(connection, _selection_sets(nodes)).items():
@@ -335,9 +366,16 @@ class Compiler:
         shape.edges(response_key, items, type_.name)
 
     def _arguments(
-        self, field: RelationField, definition: GraphQLField, node: FieldNode
-    ) -> PlannedArguments:
+        self, field: PageField, definition: GraphQLField, node: FieldNode
+    ) -> PlannedArguments[PageRequest]:
         identity = " ".join(sorted(print_ast(argument) for argument in node.arguments or ()))
+        values, fixed = self._values(field, definition, node)
+        return PlannedArguments(identity, values, field.request, fixed)
+
+    def _values(
+        self, field: RelationField, definition: GraphQLField, node: FieldNode
+    ) -> tuple[Callable[[VariableValues], dict[str, Any]], dict[str, Any] | None]:
+        """The arguments for given variables; and those for all, when there are none in them."""
 
         def values(variables: VariableValues) -> dict[str, Any]:
             return convert_arguments(
@@ -347,15 +385,7 @@ class Compiler:
                 config=self._converter.config,
             )
 
-        fixed = None if _variables_in(node) else values(self._variables)
-        return PlannedArguments(field, identity, values, fixed)
-
-
-def _relation_field(definition: GraphQLField) -> RelationField:
-    field = definition.extensions.get(_BACKREF)
-    if not isinstance(field, RelationField):
-        raise Unplannable(getattr(field, "python_name", "introspection"))
-    return field
+        return values, None if _variables_in(node) else values(self._variables)
 
 
 def _selection_sets(nodes: list[FieldNode]) -> list[SelectionSetNode]:

@@ -6,7 +6,7 @@ over whole to an aiodataloader, as everywhere (see `schema.loaders`).
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from graphql.execution.values import VariableValues
@@ -18,10 +18,10 @@ from schema.loaders import (
     rows_select,
 )
 from schema.mirror import Mirror
-from schema.pages import PageRequest
 from schema.projection import Lookup, Objects, Project, Projection, Record
-from schema.relations import RelationField
 from schema.rows import Keys
+
+T = TypeVar("T")
 
 
 class CannotPlan(Exception):
@@ -37,28 +37,23 @@ class Run:
     variables: VariableValues
 
 
-class PlannedArguments:
+class PlannedArguments(Generic[T]):
     """The arguments of a relation field: worked out once when no variable is in them."""
 
     def __init__(
         self,
-        field: RelationField,
         identity: str,
         values: Callable[[VariableValues], dict[str, Any]],
+        resolve: Callable[[dict[str, Any]], T],
         fixed: dict[str, Any] | None,
     ) -> None:
-        self._field = field
         self.identity = identity
         self._values = values
-        self._fixed: PageRequest | UUID | None = None
-        if fixed is not None:
-            self._fixed = self._resolve(fixed)
+        self._resolve = resolve
+        self._fixed = None if fixed is None else resolve(fixed)
 
-    def _resolve(self, values: dict[str, Any]) -> Any:
-        return self._field.row_id(values) if self._field.single else self._field.request(values)
-
-    def resolve(self, variables: VariableValues) -> Any:
-        """A page request, or the id of a single row. Raises what the field's resolver raises."""
+    def resolve(self, variables: VariableValues) -> T:
+        """What the arguments ask for. Raises what the field's resolver raises."""
         if self._fixed is not None:
             return self._fixed
         return self._resolve(self._values(variables))

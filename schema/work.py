@@ -15,7 +15,8 @@ from schema.errors import bad_input
 from schema.mirror import MIRRORS, mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import decoded, many, one, root, root_row
+from schema.relation_fields import decoded
+from schema.relations import many, one, root, root_row
 
 
 @mirror(

@@ -13,7 +13,7 @@ from db.repositories.work_updates import changed_since, moment_in
 from schema.context import Event, Info
 from schema.errors import ErrorCode, RequestError
 from schema.mirror import MIRRORS
-from schema.relations import decoded
+from schema.relation_fields import decoded
 from schema.work import Task
 
 _LONGEST_WRITE = timedelta(minutes=1)

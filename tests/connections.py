@@ -9,7 +9,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from schema import build_schema
 from schema.mirror import Mirror
-from schema.relations import Relation, RelationField
+from schema.relation_fields import PageField, Relation, RelationField, RootRowField
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,11 @@ class Path:
     name: str
     relation: Relation
     single: bool
+    is_connection: bool
 
     @property
     def is_root(self) -> bool:
         return self.parent == "Query"
-
-    @property
-    def is_connection(self) -> bool:
-        return not self.single and not self.relation.to_one
 
     @property
     def target(self) -> Mirror:
@@ -49,7 +46,13 @@ def _paths(schema: strawberry.Schema) -> Iterator[Path]:
         definition = schema.get_type_by_name(name)
         for field in getattr(definition, "fields", ()):
             if isinstance(field, RelationField):
-                yield Path(name, convert.get_graphql_name(field), field.relation, field.single)
+                yield Path(
+                    name,
+                    convert.get_graphql_name(field),
+                    field.relation,
+                    single=isinstance(field, RootRowField),
+                    is_connection=isinstance(field, PageField),
+                )
 
 
 def connections() -> list[Path]:
