@@ -16,8 +16,8 @@ from tests.work.asking import new_project
 FILL = """
     INSERT INTO tasks (owner_id, project_id, number, title, created_by_id, priority, status)
     SELECT :owner_id, p.id, n, 'x', :worker_id, n % 5,
-           CASE WHEN n % 10 < 8 THEN 'done' ELSE 'pending' END
-    FROM projects p, generate_series(1, 4000) n WHERE p.owner_id = :owner_id
+           CASE WHEN n % 10 = 0 THEN 'done' ELSE 'pending' END
+    FROM projects p, generate_series(1, 5000) n WHERE p.owner_id = :owner_id
 """
 WAIT = """
     INSERT INTO task_dependencies (owner_id, task_id, depends_on_id)
@@ -43,7 +43,7 @@ async def plan_of(
 
 @pytest.fixture
 async def project(person: Person, admin_engine: AsyncEngine) -> str:
-    """One of two projects of 4,000 tasks, a fifth of which are pending, half of them waiting."""
+    """One of two projects of 5,000 tasks, most of which are pending, half of them waiting."""
     project = await new_project(person, "ONE")
     await new_project(person, "TWO")
     values = {"owner_id": person.owner_id, "worker_id": person.worker_id}
@@ -60,11 +60,11 @@ async def test_ready_tasks_and_claims_walk_an_index(person: Person, project: str
         "worker_id": person.worker_id,
         "project_id": ids.decode_as("project", project),
         "able": ["a"],
-        "limit": 20,
+        "limit": 5,
         "ids": [],
     }
     order = (TASKS.c.priority.desc(), TASKS.c.created_at, TASKS.c.number, TASKS.c.id)
-    listed = readable(TASKS, *TASKS.c).where(ready(TASKS)).order_by(*order).limit(20)
+    listed = readable(TASKS, *TASKS.c).where(ready(TASKS)).order_by(*order).limit(5)
     assert "ix_tasks_ready" in (plan := await plan_of(person, listed, values))
     assert "Sort" not in plan, plan
     for in_project in (False, True):
