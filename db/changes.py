@@ -13,9 +13,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy import Column, ColumnElement, DefaultClause, Row, Table
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
+from db.constraints import violated
 from db.recording import (
     audited_names,
     author_parameters,
@@ -26,7 +28,7 @@ from db.recording import (
     recorded_update,
     shown,
 )
-from db.refusals import Missing, Refused, Stale
+from db.refusals import Missing, Refused, Stale, invalid
 from db.scope import OWNER, predicate, readable
 from db.session import Operation, Session
 
@@ -48,6 +50,25 @@ async def insert(
     stored = list(await session.execute(_insertion(table), _parameters(session, "create", given)))
     announce(session, table, stored, "insert")
     return stored
+
+
+async def insert_one(
+    session: Session,
+    table: Table,
+    values: Mapping[str, object],
+    *,
+    id: UUID | None = None,
+    id_field: str = "id",
+) -> Record:
+    """`insert` of one row. Raises Invalid, naming `id_field`, when another row has its id."""
+    row = values if id is None else {**values, "id": id}
+    try:
+        return (await insert(session, table, [row]))[0]
+    except IntegrityError as error:
+        if id is None or violated(error) != table.primary_key.name:
+            raise
+        name = str(table.info["entity"]).replace("_", " ")
+        raise invalid(id_field, "unique", f"Another {name} has this id.") from None
 
 
 async def update(
