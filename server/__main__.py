@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import structlog
 import typer
 import uvicorn
+from alembic.util import CommandError
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from starlette.applications import Starlette
 from db.connection import DatabaseUnavailable
 from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError
-from db.migrate import head_revision, upgrade
+from db.migrate import head_revision, revise, upgrade
 from db.security import RowSecurityError
 from schema import build_schema
 from server import logs
@@ -36,6 +37,7 @@ from server.startup import (
 )
 
 OPERATOR_ERRORS = (
+    CommandError,
     DatabaseUrlError,
     EmbeddedServerError,
     RowSecurityError,
@@ -128,6 +130,18 @@ def migrate(
     with _ready() as settings, database(settings) as opened:
         asyncio.run(upgrade(opened.migration_url, revision))
         log.info("migrated", revision=head_revision() if revision == "head" else revision)
+
+
+@app.command()
+def revision(
+    message: Annotated[str, typer.Argument(help="What it does, in a few words.")],
+) -> None:
+    """Write the migration that changed models need, for a developer to read and commit."""
+    with _ready() as settings, database(settings) as opened:
+        if opened.embedded:
+            asyncio.run(upgrade(opened.migration_url))
+        file = asyncio.run(revise(opened.migration_url, message))
+        typer.echo("The database is what the models say." if file is None else file)
 
 
 @app.command()
