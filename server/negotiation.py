@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["EVENTS", "GRAPHQL", "JSON", "Accepted", "is_json_utf8", "negotiate"]
 
@@ -10,6 +11,7 @@ GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 EVENTS = "text/event-stream"
 HTML = "text/html"
+MAX_HEADER = 1_000  # characters that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ def negotiate(header: str | None) -> Accepted:
     """
     if header is None or not header.strip():
         return Accepted(json=JSON, events=False, html=False)
+    return read_accept(header[:MAX_HEADER])
+
+
+@lru_cache(maxsize=128)  # clients of one kind send the same header
+def read_accept(header: str) -> Accepted:
     ranges = parse(header)
 
     def quality(media: str) -> float:
@@ -68,9 +75,10 @@ def negotiate(header: str | None) -> Accepted:
     )
 
 
+@lru_cache(maxsize=128)
 def is_json_utf8(content_type: str | None) -> bool:
     """Whether a body says that it is JSON in UTF-8, by itself or by default."""
-    if content_type is None:
+    if content_type is None or len(content_type) > MAX_HEADER:
         return False
     media, *parameters = (part.strip().lower() for part in content_type.split(";"))
     if media != JSON:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -267,3 +268,24 @@ async def test_only_named_origins_may_ask_from_browsers(make_settings: MakeSetti
             expected = origin if allowed else None
             assert answer.headers.get("access-control-allow-origin") == expected
             assert "access-control-allow-credentials" not in answer.headers
+
+
+async def test_a_body_without_a_length_is_bounded_as_well(served: Served) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'{"query": "'
+        for _ in range(400):
+            yield b"x" * 50_000
+
+    headers = {"content-type": JSON}
+    answer = await served.client.post("/graphql", content=endless(), headers=headers)
+    assert answer.status_code == 413
+    assert answer.json()["errors"][0]["extensions"]["code"] == "PAYLOAD_TOO_LARGE"
+    assert (await served.post("{ hello }")).json() == HELLO
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/graphql/", "/graphql/assets/../app.py"])
+async def test_every_answer_has_an_id(served: Served, path: str) -> None:
+    answer = await served.client.get(path)
+    assert answer.status_code in (307, 404, 405)
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert answer.headers["x-content-type-options"] == "nosniff"
