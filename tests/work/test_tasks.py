@@ -1,5 +1,6 @@
 """Tasks, one at a time and many: created, changed, refused, done once."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -377,3 +378,16 @@ async def test_changes_are_recorded_with_who_made_them(person: Person) -> None:
     assert updated["entityId"] == id
     assert (updated["before"]["title"], updated["after"]["title"]) == ("a task", "other")
     assert datetime.fromisoformat(updated["createdAt"]) <= datetime.now(UTC)
+
+
+async def test_tasks_created_at_once_have_numbers_of_their_own(person: Person) -> None:
+    one, two = await new_project(person, "ONE"), await new_project(person, "TWO")
+    both = [{"projectId": one, "title": "t"}, {"projectId": two, "title": "t"}]
+    answers = await asyncio.gather(
+        *(
+            done(person, "createTasks", NUMBERS, tasks=both if n % 2 else both[::-1])
+            for n in range(10)
+        )
+    )
+    made = [(task["project"]["id"], task["number"]) for one in answers for task in one["tasks"]]
+    assert sorted(made) == sorted((id, n) for id in (one, two) for n in range(1, 11))
