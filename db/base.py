@@ -198,12 +198,9 @@ def search_column(source: str) -> Any:
 def keyset(table: str, order: str, *, live: bool = True) -> sa.Index:
     """The index a list of all of an owner's rows pages by: its order, then the id."""
     names = [name.lstrip("-") for name in order.split()]
-    return sa.Index(
-        f"ix_{table}_by_{'_'.join(names)}",
-        "owner_id",
-        *ordered(order.split()),
-        postgresql_where=sa.text("deleted_at IS NULL") if live else None,
-    )
+    only: dict[str, Any] = {"postgresql_where": sa.text("deleted_at IS NULL")} if live else {}
+    name = f"ix_{table}_by_{'_'.join(names)}"
+    return sa.Index(name, "owner_id", *ordered(order.split()), **only)
 
 
 def gin(table: str, column: str) -> sa.Index:

@@ -60,8 +60,8 @@ async def check(target: str | AsyncEngine) -> list[str]:
     return await _run(target, differences)
 
 
-async def revise(target: str | AsyncEngine, message: str) -> Path | None:
-    """Write the revision that makes the database what the models say; None when it is already.
+async def revise(target: str | AsyncEngine, message: str) -> bool:
+    """Write the revision that makes the database what the models say; False when it is already.
 
     Raises CommandError when the database is not at the newest revision.
     """
@@ -71,11 +71,11 @@ async def revise(target: str | AsyncEngine, message: str) -> Path | None:
         if operations is None or operations.is_empty():
             scripts.clear()
 
-    def write(config: Config) -> Path | None:
+    def write(config: Config) -> bool:
         made = command.revision(
             config, message, autogenerate=True, process_revision_directives=keep_if_needed
         )
-        return Path(made.path) if isinstance(made, Script) else None
+        return isinstance(made, Script)
 
     return await _run(target, write)
 

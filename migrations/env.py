@@ -5,6 +5,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import CreateTableOp, MigrationScript
 from sqlmodel.sql.sqltypes import AutoString
 
 from db.migrate import run_from_environment
@@ -23,11 +24,20 @@ def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[
     return False
 
 
+def without_facts(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
+    """What our code notes about a table is nothing that a revision needs."""
+    for operations in scripts[0].upgrade_ops_list:
+        for operation in operations.ops:
+            if isinstance(operation, CreateTableOp):
+                operation.info = {}
+
+
 OPTIONS: dict[str, Any] = {
     "target_metadata": metadata,
     "compare_type": True,
     "compare_server_default": True,
     "render_item": render_item,
+    "process_revision_directives": without_facts,
     "autogenerate_plugins": [
         "alembic.autogenerate.*",
         "alembic.ext.checkconstraint_byname",

@@ -140,8 +140,8 @@ def revision(
     with _ready() as settings, database(settings) as opened:
         if opened.embedded:
             asyncio.run(upgrade(opened.migration_url))
-        file = asyncio.run(revise(opened.migration_url, message))
-        typer.echo("The database is what the models say." if file is None else file)
+        if not asyncio.run(revise(opened.migration_url, message)):
+            typer.echo("Nothing to do: the database is what the models say.")
 
 
 @app.command()

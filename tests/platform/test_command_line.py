@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +15,7 @@ import pytest
 from db.embedded import EmbeddedServer
 from db.tokens import parse
 from schema import build_schema
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import Serving, run
 
 
 @pytest.fixture(scope="module")
@@ -30,50 +25,6 @@ def data() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
-
-
-def environment(data: Path, **settings: str) -> dict[str, str]:
-    clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    # as wide as a pipe's reader likes it
-    return {**clean, "ENGRAM_DATA_DIR": str(data), "COLUMNS": "100", **settings}
-
-
-def run(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        cwd=ROOT, env=environment(data, **settings), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-class Serving:
-    """`python -m server serve` without a terminal, on a free port."""
-
-    def __init__(self, data: Path, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve"],
-            cwd=ROOT, env=environment(data, PORT=str(self.port), **settings),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.url = f"http://127.0.0.1:{self.port}"
-        limit = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            if self.process.poll() is not None or time.monotonic() > limit:
-                pytest.fail("\n".join(self.process.communicate()))
-            time.sleep(0.05)
-
-    def end(self, name: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        self.process.send_signal(name)
-        out, error = self.process.communicate(timeout=30)
-        return self.process.returncode, out, error
 
 
 @pytest.fixture

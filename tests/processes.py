@@ -1,0 +1,76 @@
+"""`python -m server` as people and platforms run it: a process with an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(data: Path, **settings: str) -> dict[str, str]:
+    """Nothing of this process's own settings."""
+    clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    # as wide as a pipe's reader likes it
+    return {**clean, "ENGRAM_DATA_DIR": str(data), "COLUMNS": "100", **settings}
+
+
+def run(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the server to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT, env=environment(data, **settings), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+class Serving:
+    """`python -m server serve` without a terminal, on a free port."""
+
+    def __init__(self, data: Path, root: Path = ROOT, /, **settings: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve"],
+            cwd=root, env=environment(data, PORT=str(self.port), **settings),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.url = f"http://127.0.0.1:{self.port}"
+        limit = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if self.process.poll() is not None or time.monotonic() > limit:
+                pytest.fail("\n".join(self.process.communicate()))
+            time.sleep(0.05)
+
+    def end(self, name: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+        """Its exit code, output and errors after a signal."""
+        self.process.send_signal(name)
+        out, error = self.process.communicate(timeout=30)
+        return self.process.returncode, out, error
+
+
+@contextmanager
+def serving(data: Path, root: Path = ROOT, /, **settings: str) -> Iterator[Serving]:
+    """A server for as long as the block runs."""
+    served = Serving(data, root, **settings)
+    try:
+        yield served
+    finally:
+        if served.process.returncode is None:
+            served.end(signal.SIGTERM)
