@@ -30,6 +30,7 @@ from graphql import (
     is_composite_type,
 )
 
+from schema.pages import DEFAULT_PAGE, MAX_PAGE
 from server.cost import SATURATED, CostProgram, Costs, CostStep, CostWriter
 
 __all__ = ["Guard", "Limits", "Measured", "too_complex"]
@@ -52,8 +53,8 @@ class Limits:
     root_fields: int = 20  # per operation
     directives: int = 50  # of the whole document, its fragments expanded
     cost: int = 10_000  # objects an operation may touch, page sizes multiplied
-    default_page: int = 20  # rows of a page whose size is not given
-    max_page: int = 1_000  # rows a page can have; larger sizes count as this
+    default_page: int = DEFAULT_PAGE  # rows of a page whose size is not given
+    max_page: int = MAX_PAGE  # rows a page can have; larger sizes count as this
     # Objects in the variables. Each is checked and converted field by field before a resolver can
     # say that a filter is too long; only bulk mutations have reason to send many.
     query_objects: int = 500

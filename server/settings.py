@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         True,
         description="Whether selections over tables are planned; false leaves all to graphql-core.",
     )
-    body_limit_bytes: int = Field(4_194_304, ge=1_024, description="The largest request body.")
+    body_limit_bytes: int = Field(8_388_608, ge=1_024, description="The largest request body.")
     body_timeout_seconds: float = Field(15.0, gt=0, description="The longest a body may take.")
     max_batch: int = Field(
         0, ge=0, le=8, description="The most requests sent together as a batch; 0 refuses batches."
@@ -76,7 +76,6 @@ class Settings(BaseSettings):
     max_values: int = Field(
         30_000, ge=1, description="The most values in the JSON of a body, all levels together."
     )
-    max_page_size: int = Field(1_000, ge=1, description="The most rows of one page.")
     max_depth: int = Field(12, ge=1, description="The most levels of nested fields.")
     max_fields: int = Field(1_000, ge=1, description="The most fields of a document, expanded.")
     max_aliases: int = Field(30, ge=0, description="The most aliases of an operation.")
@@ -166,5 +165,4 @@ class Settings(BaseSettings):
             root_fields=self.max_root_fields,
             directives=self.max_directives,
             cost=self.max_cost,
-            max_page=self.max_page_size,
         )

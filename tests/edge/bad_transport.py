@@ -90,7 +90,7 @@ BODIES = [
         b'{"query": "' + b"x" * 20_000_000 + b'"}',
         413,
         "PAYLOAD_TOO_LARGE",
-        "The body is larger than 4,194,304 bytes.",
+        "The body is larger than 8,388,608 bytes.",
     ),
     *(
         Bad(
