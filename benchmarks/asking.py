@@ -86,6 +86,10 @@ def compare(workload: Workload, asked: dict[str, Asked]) -> None:
             if one != two:
                 where = _difference(one, two)
                 raise Disagreement(f"{workload.name}: {first} and {other} differ: {where}")
+    if {"engram", "limit"} <= asked.keys():
+        ours, limits = asked["engram"].requests, asked["limit"].requests
+        if [one.digest for one in ours] != [one.digest for one in limits]:
+            raise Disagreement(f"{workload.name}: the limit's answers are not Engram's to the byte")
 
 
 def _post(running: Running, path: str, headers: dict[str, str], body: bytes) -> bytes:

@@ -25,7 +25,7 @@ from db.embedded import EmbeddedServer
 from db.migrate import head_revision, upgrade
 
 HOME = Path(__file__).parents[1] / ".engram-bench"
-LAYOUT = 2
+LAYOUT = 3
 """Raised when the rows change, so that an older data set is not taken for this one."""
 PEER_ROLE = "bench_peer"
 """Who the peers without row-level security log in as: they name the owner in every statement."""

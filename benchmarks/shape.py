@@ -1,8 +1,8 @@
 """What the data set holds, and the rows of it as lines for COPY.
 
-Everything follows from the number of messages. Ten people are measured: each has a hundred
-conversations, one of them long, and twenty-one projects, one of them long. Ten others write. The
-rest of the people are there so that the tables are as large as they would be.
+Everything follows from the number of messages. Ten people are measured: each has 101
+conversations and 21 projects, one of either long. Ten others write. The rest of the people are
+there so that the tables are as large as they would be.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from uuid import UUID
 
 MEASURED = 10
 WRITERS = 10
-CONVERSATIONS = 100
-"""Of a measured person."""
+CONVERSATIONS = 101
+"""Of a measured person, the long one among them: a page of a hundred has short ones only."""
 LONG = 10_000
 """Messages of a measured person's longest conversation, and tasks of the longest project."""
 SHORT = 30

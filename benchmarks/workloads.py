@@ -107,7 +107,7 @@ WORKLOADS = {
         ),
         Workload(
             "insert_keyed",
-            "Insert with an idempotency key (Engram only; the others insert without)",
+            "Insert, in Engram with an idempotency key",
             1_000,
             lambda _: {
                 "input": {

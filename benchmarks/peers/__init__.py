@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import urlsplit
@@ -207,14 +208,16 @@ def _free_port() -> int:
 
 def install() -> None:
     """Bring the packages of the Node.js peers to what the lock file says."""
-    done, lock = HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"
-    if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
+    stamp = HERE / "node_modules" / ".engram-lock"
+    lock = sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == lock:
         return
     npm = shutil.which("npm")
     if npm is None:
         raise PeerError("PostGraphile and Apollo come from npm, which is not installed here.")
     print("installing the packages of PostGraphile and Apollo")
     subprocess.run([npm, "ci", "--silent"], cwd=HERE, check=True, timeout=900)
+    stamp.write_text(lock)
 
 
 def node() -> Path:
