@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 
-from db.changes import Record, insert
+from db.changes import Record, insert_one
 from db.constraints import violated
 from db.locking import change_one, lock_one
 from db.models.work import Project, Worker, WorkerKind
@@ -21,8 +21,6 @@ WORKERS = Worker.__table__
 
 _UNIQUE = {
     "uq_projects_owner_id_key": ("key", "Another project, maybe a deleted one, has this key."),
-    "pk_projects": ("id", "Another project has this id."),
-    "pk_workers": ("id", "Another worker has this id."),
     "pk_tasks": ("id", "Another task has this id."),
 }
 
@@ -44,7 +42,7 @@ async def create_project(
 ) -> Record:
     """Store a project. Raises Invalid when its key or its id is taken."""
     with unique_values():
-        return (await insert(session, PROJECTS, [_with_id(values, id)]))[0]
+        return await insert_one(session, PROJECTS, values, id=id)
 
 
 async def update_project(
@@ -71,8 +69,7 @@ async def create_worker(
     session: Session, values: Mapping[str, Any], *, id: UUID | None = None
 ) -> Record:
     """Store an agent. Raises Invalid when its id is taken."""
-    with unique_values():
-        return (await insert(session, WORKERS, [_with_id(values, id)]))[0]
+    return await insert_one(session, WORKERS, values, id=id)
 
 
 async def update_worker(
@@ -93,7 +90,3 @@ async def delete_worker(session: Session, id: UUID, expected_version: int | None
 async def restore_worker(session: Session, id: UUID, expected_version: int | None) -> Record:
     """Bring back an agent. Raises Missing and Stale."""
     return await restore_tree(session, WORKERS, id, expected_version)
-
-
-def _with_id(values: Mapping[str, Any], id: UUID | None) -> dict[str, Any]:
-    return {**values, "id": id} if id else dict(values)
