@@ -63,6 +63,15 @@ async def new_tasks(person: Person, project: str, *tasks: dict[str, Any]) -> lis
     return [task["id"] for task in made["tasks"]]
 
 
+async def claim(person: Person, worker: str, **input: Any) -> list[dict[str, Any]]:
+    """The tasks that a worker is given."""
+    shows = f"tasks {{ {TASK} claimedBy {{ id }} }}"
+    tasks: list[dict[str, Any]] = (
+        await done(person, "claimTasks", shows, workerId=worker, **input)
+    )["tasks"]
+    return tasks
+
+
 async def task(person: Person, id: str, shows: str = TASK) -> Any:
     """A live task."""
     data = await person.ask(f"query($id: ID!) {{ task(id: $id) {{ {shows} }} }}", id=id)

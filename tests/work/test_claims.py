@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +11,7 @@ from tests.conftest import NewPerson
 from tests.people import Person
 from tests.work.asking import (
     TASK,
+    claim,
     done,
     human,
     kinds,
@@ -26,13 +26,6 @@ from tests.work.asking import (
 
 ONE = f"task {{ {TASK} claimedBy {{ id }} }}"
 MANY = f"tasks {{ {TASK} claimedBy {{ id }} }}"
-
-
-async def claim(person: Person, worker: str, **input: Any) -> list[dict[str, Any]]:
-    tasks: list[dict[str, Any]] = (
-        await done(person, "claimTasks", MANY, workerId=worker, **input)
-    )["tasks"]
-    return tasks
 
 
 async def lapse(admin_engine: AsyncEngine, person: Person) -> None:
@@ -243,77 +236,6 @@ async def test_a_task_taken_away_is_lost_to_its_worker(person: Person) -> None:
     await claim(person, human(person))
     await done(person, "updateTask", ONE, id=id, title="other", status="IN_PROGRESS")
     await done(person, "completeTask", ONE, id=id, claimEpoch=3)
-
-
-async def test_the_most_urgent_and_then_the_oldest_come_first(person: Person) -> None:
-    project, other = await new_project(person), await new_project(person, "TWO")
-    made = await new_tasks(
-        person, project, {"priority": 1}, {"priority": 3}, {"priority": 1}, {"priority": 3}
-    )
-    late = await new_task(person, other, priority=3)
-    order = [made[1], made[3], late, made[0], made[2]]
-    data = await person.ask("{ readyTasks { nodes { id } } }")
-    assert [one["id"] for one in data["readyTasks"]["nodes"]] == order
-    page = (
-        "query($after: String) { readyTasks(first: 2, after: $after) {"
-        " nodes { id } pageInfo { endCursor } } }"
-    )
-    paged: list[str] = []
-    after = None
-    while nodes := (found := (await person.ask(page, after=after))["readyTasks"])["nodes"]:
-        paged += [one["id"] for one in nodes]
-        after = found["pageInfo"]["endCursor"]
-    assert paged == order
-    one = await claim(person, human(person), projectId=other, limit=5)
-    assert [task["id"] for task in one] == [late]
-    four = await claim(person, human(person), limit=100)
-    assert [task["id"] for task in four] == [made[1], made[3], made[0], made[2]]
-
-
-async def test_what_is_not_ready_is_not_claimed(person: Person) -> None:
-    project = await new_project(person)
-    other = await new_worker(person, "other")
-    future, past = "2999-01-01T00:00:00Z", "2020-01-01T00:00:00Z"
-    made = await new_tasks(
-        person,
-        project,
-        {"runAfter": future},
-        {"status": "BLOCKED"},
-        {"status": "DONE"},
-        {"status": "CANCELLED"},
-        {"status": "IN_PROGRESS"},
-        {"assigneeId": other},
-        {"runAfter": past},
-        {"assigneeId": human(person)},
-        {},
-    )
-    await done(person, "deleteTask", ONE, id=made[8])
-    data = await person.ask("{ readyTasks { totalCount nodes { id } } }")
-    assert [one["id"] for one in data["readyTasks"]["nodes"]] == made[5:8]
-    mine = await claim(person, human(person), limit=100)
-    assert [one["id"] for one in mine] == made[6:8]
-    assert [one["id"] for one in await claim(person, other, limit=100)] == [made[5]]
-
-
-async def test_tags_ask_for_capabilities(person: Person) -> None:
-    project = await new_project(person)
-    made = await new_tasks(
-        person, project, {"tags": ["python"]}, {"tags": ["law", "python"]}, {"tags": ["law"]}, {}
-    )
-    lawyer = await new_worker(person, "lawyer", capabilities=["law"])
-
-    async def offered(**input: Any) -> list[int]:
-        tasks = await claim(person, lawyer, limit=10, **input)
-        for one in tasks:
-            await done(
-                person, "releaseTask", "task { id }", id=one["id"], claimEpoch=one["claimEpoch"]
-            )
-        return [made.index(one["id"]) for one in tasks]
-
-    assert await offered() == [1, 2, 3]
-    assert await offered(capabilities=["python"]) == [0, 1, 3]
-    assert await offered(capabilities=["cooking"]) == [3]
-    assert await offered(capabilities=[]) == [0, 1, 2, 3]
 
 
 async def test_claiming_is_done_once(person: Person) -> None:

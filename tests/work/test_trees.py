@@ -193,6 +193,17 @@ async def test_a_deleted_task_takes_what_is_below_it_and_brings_back_just_that(
     assert (await task(person, made[4], "version"))["version"] == 1
 
 
+async def test_a_task_comes_back_only_into_a_live_project(person: Person) -> None:
+    project = await new_project(person)
+    id = await new_task(person, project)
+    await done(person, "deleteTask", PARENT, id=id)
+    await done(person, "deleteProject", "project { id }", id=project)
+    assert rules(await mutate(person, "restoreTask", PARENT, id=id)) == {("id", "live_owner")}
+    await done(person, "restoreProject", "project { id }", id=project)
+    assert await task(person, id, "id") is None
+    await done(person, "restoreTask", PARENT, id=id)
+
+
 async def test_foreign_tasks_cannot_be_deleted_or_restored(
     person: Person, new_person: NewPerson
 ) -> None:
