@@ -70,7 +70,10 @@ def readable(
     table: FromClause, *columns: ColumnElement[Any], deleted: bool | None = False
 ) -> Select[*tuple[Any, ...]]:
     """Start a select over the rows of `table` that the owner may read; all columns unless named."""
-    return select(*(columns or (table,))).where(predicate(table, deleted=deleted))
+    # The table is named although the predicate implies it: `scope_disabled` takes that away.
+    return (
+        select(*(columns or (table,))).select_from(table).where(predicate(table, deleted=deleted))
+    )
 
 
 @contextmanager

@@ -53,7 +53,7 @@ MAX_ROWS = 300
 """Rows at one place of the answer, when every page is full."""
 PAGE = ("first", "last", "after", "before", "filter", "orderBy", "deleted")
 """The arguments of connections."""
-SIZES = (0, 1, 2, 3, 5)
+SIZES = (2, 1, 3, 5, 5, 0)
 DEFAULT_SIZE = 20
 
 
@@ -115,7 +115,7 @@ class _Writer:
 
     def _selections(self, type_: Any, place: _Place) -> str:
         parts = [self._selection(type_, place)]
-        for _ in range(self._draw(st.integers(0, 3))):
+        for _ in range(self._draw(st.sampled_from((0, 1, 2, 3, 3)))):
             if self._left > 0:
                 parts.append(self._selection(type_, place))
         return "{ " + " ".join(parts) + " }"

@@ -1,13 +1,14 @@
 """How far the property tests look, and what they tell at the end of a run.
 
 `HYPOTHESIS_PROFILE=nightly` looks at thousands of fresh examples for each property; otherwise the
-examples are the same in every run, so that a red test is about the change at hand.
+examples are the same in every run, so that a red test is about the change at hand. `glance` is
+for work on the tests themselves: fresh examples, and the first failure as it was found.
 """
 
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 SUPPRESSED = [
     # A fixture that counts over all examples of a test is what we want.
@@ -15,10 +16,13 @@ SUPPRESSED = [
     HealthCheck.too_slow,
 ]
 
+PHASES = [phase for phase in Phase if phase is not Phase.explain]
+
 settings.register_profile(
     "default",
     max_examples=120,
     deadline=None,
+    phases=PHASES,
     derandomize=True,
     database=None,
     suppress_health_check=SUPPRESSED,
@@ -27,8 +31,16 @@ settings.register_profile(
     "nightly",
     max_examples=3_000,
     deadline=None,
+    phases=PHASES,
     print_blob=True,
     suppress_health_check=SUPPRESSED,
+)
+settings.register_profile(
+    "glance",
+    settings.get_profile("default"),
+    max_examples=500,
+    derandomize=False,
+    phases=[Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -40,3 +40,11 @@ async def test_all_ways_lead_to_the_same_answer(
 def told(answered: Answer) -> list[str]:
     """The errors of an answer, in some order."""
     return sorted(map(str, answered.errors))
+
+
+async def test_an_edge_of_which_nothing_is_included_is_an_empty_object(
+    population: Population,
+) -> None:
+    text = "{ workers(first: 2) { edges { cursor @include(if: false) } } }"
+    answered = await answer(population.person, text, {}, Way.PLANNED)
+    assert answered.data == {"workers": {"edges": [{}, {}]}}
