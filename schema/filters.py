@@ -27,7 +27,7 @@ from sqlalchemy import (
     or_,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import INET, JSONB
 from sqlalchemy.types import TypeEngine
 from strawberry.types.unset import UNSET
 from strawberry.utils.str_converters import to_camel_case
@@ -210,9 +210,14 @@ def _comparison(column: Column[Any], operator: str, operand: Any) -> Condition:
         operator = "like"
 
     def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
-        return _OPERATORS[operator](source.c[name], bind)
+        return _OPERATORS[operator](_as_shown(source.c[name]), bind)
 
     return Condition((name, operator), (operand,), clause)
+
+
+def _as_shown(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column, an address as the text that clients see."""
+    return func.host(column, type_=Text()) if isinstance(column.type, INET) else column
 
 
 def _operand_value(types: "FilterTypes", name: str, operator: str, operand: Any) -> Any:

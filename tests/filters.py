@@ -139,8 +139,8 @@ class FilterWriter:
     def _referred(self, target: Mirror, column: str) -> str:
         if column == "id":
             return target.key
-        key = next(iter(target.table.c[column].foreign_keys))
-        return str(key.column.table.info["entity"])
+        relations = target.relations.values()
+        return next(one.target.key for one in relations if one.foreign_key == column)
 
 
 def _is_relation(type_: Any) -> bool:
