@@ -30,7 +30,6 @@ from tests.data.rows import (
 
 PARTS = MessagePart.__table__
 DEPENDENCIES = TaskDependency.__table__
-"""Far above what it takes here, far below what a statement per row would."""
 
 
 async def live(session: Session, table: sa.Table) -> set[UUID]:
