@@ -7,6 +7,7 @@ what Engram answers. The owner is believed and stands in every statement.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -288,6 +289,8 @@ class App:
             max_size=10,
             reset=leave,
         )
+        gc.collect()
+        gc.freeze()  # what is there now stays; looking through it again and again costs
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.pool.close()
