@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := requirements.lock requirements-dev.lock
 
-.PHONY: run test check sdl format lock assets bench
+.PHONY: run test check sdl docs format lock assets bench
 
 run: .venv/run.stamp assets
 	@$(BIN)/python -m server serve
@@ -23,6 +23,10 @@ check: .venv/dev.stamp
 sdl: .venv/run.stamp
 	@$(BIN)/python -m server schema > .venv/schema.graphql
 	@mv .venv/schema.graphql schema/schema.graphql
+
+# After a change of the settings.
+docs: .venv/dev.stamp
+	@$(BIN)/python -m tests.docs.settings_table
 
 format: .venv/dev.stamp
 	@$(BIN)/ruff check --fix .

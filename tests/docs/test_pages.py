@@ -1,0 +1,54 @@
+"""What the pages name is there, and the top level holds what it should and no more."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.docs.pages import ROOT, page
+from tests.docs.settings_table import written
+
+PAGES = sorted(
+    str(file.relative_to(ROOT)) for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
+TOP = {
+    # the code
+    "benchmarks", "db", "migrations", "schema", "server", "tests",
+    # what it needs
+    "Makefile", "Procfile", "alembic.ini", "pyproject.toml", "requirements-dev.lock",
+    "requirements.lock",
+    # words
+    "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
+}  # fmt: skip
+PATH = re.compile(r"`((?:benchmarks|db|docs|migrations|schema|server|tests)/[\w./*-]*)`")
+
+
+def test_the_table_of_settings_is_true() -> None:
+    text = page("README.md")
+    assert text == written(text), "Run `make docs`."
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page(name))
+    local = [link for link in links if "://" not in link]
+    missing = [link for link in local if not ((ROOT / name).parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name: str) -> None:
+    named = PATH.findall(page(name))
+    # made by the commands of the pages, or on the way
+    assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    names = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} == TOP
