@@ -16,7 +16,7 @@ check: .venv/dev.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q tests/structure \
+	@$(BIN)/pytest -q tests/structure tests/docs/test_pages.py \
 		tests/data/test_migrations.py::test_migrations_make_what_the_models_say
 
 # After a change of the schema that is meant.
