@@ -101,11 +101,14 @@ class Factory:
             conversation["active_leaf_id"] = self._leaf(conversation["id"])
         return self.rows
 
-    def add(self, table: sa.Table, count: int) -> list[Row]:
-        """More rows in one table; fewer than `count` where unique keys leave no room."""
+    def add(self, table: sa.Table, count: int, **fixed: Any) -> list[Row]:
+        """More rows in one table; fewer than `count` where unique keys leave no room.
+
+        `fixed` are keys that the rows must have.
+        """
         made = []
         for _ in range(count):
-            row = self._fresh(table)
+            row = self._fresh(table, fixed)
             if row is not None:
                 self.rows[table.name].append(row)
                 made.append(row)
@@ -127,9 +130,9 @@ class Factory:
         ]
         return self.random.choice(own) if own and self.random.random() < 0.7 else None
 
-    def _fresh(self, table: sa.Table) -> Row | None:
+    def _fresh(self, table: sa.Table, fixed: Row) -> Row | None:
         for _ in range(RESTARTS):
-            row = self._row(table)
+            row = self._row(table, fixed)
             if row is None:
                 return None
             keys = list(self._unique_values(table, row))
@@ -149,20 +152,26 @@ class Factory:
         if table.name == "workers" and row["kind"] == "human":
             yield (table.name, ("human",)), ()
 
-    def _row(self, table: sa.Table) -> Row | None:
+    def _row(self, table: sa.Table, fixed: Row) -> Row | None:
         """A row that satisfies the table's own CHECKs; None when a key has nothing to name."""
         row: Row = {"owner_id": self.owner_id} if "owner_id" in table.c else {}
         row["id"] = self.uuid() if "owner_id" in table.c else self.owner_id
+        row |= fixed
         for constraint in sorted(table.foreign_key_constraints, key=_key_rank):
             column = constraint.column_keys[-1]
-            if column == "owner_id" or constraint.use_alter:
+            if column in row:
+                continue
+            if constraint.use_alter:
+                row[column] = None
                 continue
             referred = self._referred(constraint, row)
             optional = table.c[column].nullable
             if optional and (not referred or self.random.random() < 0.4):
                 row[column] = None
             elif referred:
-                row[column] = self.random.choice(referred)["id"]
+                # The newest often, so that trees grow deep as well as wide.
+                recent = referred[-2:] if self.random.random() < 0.5 else referred
+                row[column] = self.random.choice(recent)["id"]
             else:
                 return None
         fields = column_fields(models()[table.name])
@@ -178,7 +187,7 @@ class Factory:
             row["deleted_at"] = self.random.choice(MOMENTS) if dead else None
             row["deletion_id"] = self.uuid() if dead else None
         if row.get("task_id") is not None and row["task_id"] == row.get("depends_on_id"):
-            return self._row(table)
+            return self._row(table, fixed)
         row.pop("xid", None)
         return row
 
@@ -211,6 +220,10 @@ class Factory:
                 return row["start"] + self.random.randint(0, 3)
             case "audit_events", "entity_type":
                 return self.random.choice(["task", "project", "message"])
+            case "tasks", "number":
+                return self.random.randint(1, 500)
+            case (("chunks" | "message_parts"), "position"):
+                return self.random.randint(0, 100)
         return self._value(declared)
 
     def _value(self, declared: FieldInfo) -> Any:

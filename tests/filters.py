@@ -140,7 +140,7 @@ class FilterWriter:
         if column == "id":
             return target.key
         relations = target.relations.values()
-        return next(one.target.key for one in relations if one.foreign_key == column)
+        return next(str(one.target.key) for one in relations if one.foreign_key == column)
 
 
 def _is_relation(type_: Any) -> bool:

@@ -118,4 +118,4 @@ async def answer(
         rows = context.anonymous_session.rows
     # As the client reads it: values of jsonb columns are text until they are written.
     read = orjson.loads(orjson.dumps(data, option=orjson.OPT_UTC_Z))
-    return Answer(read, [error.formatted for error in errors], statements, rows)
+    return Answer(read, [{**error.formatted} for error in errors], statements, rows)
