@@ -28,6 +28,7 @@ from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import alive, readiness
 from server.identity import Identity
+from server.manifest import trust_manifest
 from server.operations import Caller, MakeContext, Operations
 from server.passwords import Argon2Passwords
 from server.settings import Settings
@@ -54,6 +55,8 @@ def create_app(
 
     What is handed in stands for what the settings would make. ``token`` is for GraphiQL in
     development. ``app.state.stopping`` is an event that ends open streams when set.
+
+    Raises StartupError when the manifest of trusted documents cannot be served.
     """
     schema = schema or build_schema()
     engine = engine or application_engine(settings)
@@ -74,12 +77,16 @@ def create_app(
         suggestions=settings.development,
         introspection=settings.allows_introspection,
         planner=Planner(schema) if settings.planned_selections else None,
+        only_trusted=settings.trusted_documents_only,
     )
+    if settings.trusted_documents is not None:
+        trust_manifest(documents, settings.trusted_documents)
     runner = Runner(schema, documents, development=settings.development)
     identity = Identity(engine, options)
     operations = Operations(runner, make_context or contexts_of(services), identity.forget)
     stopping = asyncio.Event()
-    page = GraphiQL(token=token, examples=EXAMPLES) if settings.allows_introspection else None
+    explorable = settings.allows_introspection and not settings.trusted_documents_only
+    page = GraphiQL(token=token, examples=EXAMPLES) if explorable else None
     endpoint = GraphQLEndpoint(
         operations,
         identity,
@@ -168,9 +175,9 @@ def cross_origin(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
-            allow_methods=["POST"],
-            allow_headers=["authorization", "content-type", HEADER],
-            expose_headers=[HEADER],
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "if-none-match", HEADER],
+            expose_headers=[HEADER, "etag"],
             max_age=600,
         )
     ]

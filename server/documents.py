@@ -3,6 +3,10 @@
 The order is the defence. A text too long is not lexed, a document with too many tokens is not
 parsed further, one that the guard refuses is never validated. Refusals are kept as well, so
 that the same bad document costs its check once.
+
+A document is known by its text. A client that sends its hash along (automatic persisted queries)
+may send the hash alone from then on, for as long as the document is kept. Trusted documents, those
+of the operator's manifest, are prepared before the first request and kept for good.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from server.cost import CostProgram
 from server.failures import Failure, failure, present
 from server.guard import Guard, Limits, too_complex
 from server.literals import bad_literals
+from server.requests import GraphQLRequest, hash_of
 
 __all__ = ["Documents", "Operation", "Prepared"]
 
@@ -76,6 +81,12 @@ class Prepared:
         return failure("The document has no operation.", code)
 
 
+# Clients of Apollo's protocol go by this message or by this code, and send the text.
+NOT_FOUND = Prepared(errors=(failure("PersistedQueryNotFound", "PERSISTED_QUERY_NOT_FOUND"),))
+# Not as if it were not found: to send the text would not help.
+NOT_TRUSTED = Prepared(errors=(failure("Only trusted documents are served.", "FORBIDDEN"),))
+
+
 class Documents:
     """A bounded cache of prepared documents. Its methods never wait, so tasks cannot interleave."""
 
@@ -87,6 +98,7 @@ class Documents:
         suggestions: bool = False,
         introspection: bool = True,
         planner: Planner | None = None,
+        only_trusted: bool = False,
         kept_documents: int = KEPT_DOCUMENTS,
         kept_characters: int = KEPT_CHARACTERS,
     ) -> None:
@@ -95,30 +107,66 @@ class Documents:
         self.guard = Guard(schema, limits)
         self.suggestions = suggestions
         self.planner = planner
+        self.only_trusted = only_trusted
+        self.trusted: dict[str, Prepared] = {}  # by id in the manifest, and by hash
         self.rules = RULES if introspection else (*RULES, NoSchemaIntrospectionCustomRule)
         self.kept_documents = kept_documents
         self.kept_characters = kept_characters
-        self._kept: OrderedDict[str, Prepared] = OrderedDict()
+        # By text; by hash, as bytes to tell it from a text, what was sent with its hash.
+        self._kept: OrderedDict[str | bytes, tuple[Prepared, int]] = OrderedDict()
         self._characters = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def prepare(self, text: str) -> Prepared:
-        """The document of this text; parsed, measured and validated when it is new."""
+    def find(self, request: GraphQLRequest, *, trusted: bool = False) -> Prepared:
+        """The document of a request; with ``trusted`` only if the manifest has it."""
+        identifier, text = request.document_id, request.query
+        if self.only_trusted:
+            return self.trusted.get(identifier or hash_of(text), NOT_TRUSTED)
+        if identifier is None:
+            return self.prepare(text)
+        known = self.trusted.get(identifier)
+        if known is not None:
+            return known
+        if trusted:
+            return NOT_FOUND
+        key = identifier.encode()
+        if text:
+            return self.prepare(text, key)
+        return self._look_up(key) or NOT_FOUND
+
+    def prepare(self, text: str, key: bytes | None = None) -> Prepared:
+        """The document of this text; parsed, measured and validated when it is new.
+
+        ``key`` is what it is kept by, if not by its text.
+        """
         if len(text) > self.limits.length:
             return refused(too_complex("length", len(text), self.limits.length))
-        prepared = self._kept.get(text)
+        prepared = self._look_up(key or text)
         if prepared is not None:
-            self._kept.move_to_end(text)
             return prepared
         prepared = self._prepare(text)
-        self._kept[text] = prepared
+        self._kept[key or text] = prepared, len(text)
         self._characters += len(text)
         while len(self._kept) > self.kept_documents or self._characters > self.kept_characters:
-            oldest, _ = self._kept.popitem(last=False)
-            self._characters -= len(oldest)
+            _, (_, characters) = self._kept.popitem(last=False)
+            self._characters -= characters
         return prepared
+
+    def trust(self, identifier: str, text: str) -> Prepared:
+        """Keep a document for good, if it can be executed."""
+        prepared = self.prepare(text)
+        if not prepared.errors:
+            self.trusted[hash_of(text)] = self.trusted[identifier] = prepared
+        return prepared
+
+    def _look_up(self, key: str | bytes) -> Prepared | None:
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        self._kept.move_to_end(key)
+        return kept[0]
 
     def _plans(self, document: DocumentNode, node: OperationDefinitionNode) -> Plans | None:
         if self.planner is None:

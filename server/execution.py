@@ -149,13 +149,15 @@ class Runner:
         self.documents = documents
         self.development = development
 
-    def plan(self, request: GraphQLRequest, *, may_hold_nul: bool = True) -> Planned | Answer:
+    def plan(
+        self, request: GraphQLRequest, *, may_hold_nul: bool = True, trusted: bool = False
+    ) -> Planned | Answer:
         """Decide whether a request may run; an answer says why it may not.
 
         ``may_hold_nul`` False saves the walk over the variables when the transport has seen
-        that the body has no such character.
+        that the body has no such character. ``trusted`` allows documents of the manifest only.
         """
-        prepared = self.documents.prepare(request.query)
+        prepared = self.documents.find(request, trusted=trusted)
         if prepared.errors:
             return Answer.refusal(*prepared.errors)
         operation = prepared.select(request.operation_name)

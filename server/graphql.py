@@ -1,7 +1,7 @@
 """GraphQL over HTTP: POST with JSON in, JSON or an event stream out; GET shows GraphiQL.
 
-Queries over GET are refused: they would be the one kind of request that a foreign page could
-send. So are the content types of browser forms.
+Queries over GET are refused, but for trusted documents: they would be the one kind of request
+that a foreign page could send. So are the content types of browser forms.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from server.failures import failure
 from server.identity import Identity, Unauthenticated, bearer_token
 from server.negotiation import GRAPHQL, JSON, Accepted, is_json_utf8, negotiate
 from server.operations import Caller, Operations
+from server.queries import CACHED, etag_of, is_current, read_parameters
 from server.requests import BadRequest, GraphQLRequest, read_json
 from server.sse import send_events
 from server.wire import ClientGone, Refusal, read_body, send_bytes, send_json, stop_when_gone
@@ -73,7 +74,11 @@ class GraphQLEndpoint:
             if self.page is not None and scope["method"] == "GET" and accepted.html:
                 await self.page(scope, receive, send)
                 return
-            await self._post(scope, receive, send, headers, accepted)
+            parameters = self._parameters(scope)
+            if parameters is not None:
+                await self._get(scope, receive, send, headers, accepted, parameters)
+            else:
+                await self._post(scope, receive, send, headers, accepted)
         except Refusal as refusal:
             await send_json(
                 send,
@@ -107,7 +112,7 @@ class GraphQLEndpoint:
             assert accepted.json is not None
             await send_bytes(send, 200, b"[" + parts + b"]", accepted.json, HEADERS)
             return
-        planned = self._plan(value, may_hold_nul)
+        planned = self._plan(value, may_hold_nul=may_hold_nul)
         subscribing = isinstance(planned, Planned) and planned.kind is OperationType.SUBSCRIPTION
         if accepted.json is None or subscribing:
             await self._stream(receive, send, planned, caller, accepted)
@@ -116,8 +121,45 @@ class GraphQLEndpoint:
             answer = await self._execute(receive, planned, caller)
         else:
             answer = planned
-        status = 400 if not answer.executed and accepted.json == GRAPHQL else 200
-        await send_bytes(send, status, answer.encode(caller.request_id), accepted.json, HEADERS)
+        body = answer.encode(caller.request_id)
+        await send_bytes(send, status_of(answer, accepted.json), body, accepted.json, HEADERS)
+
+    def _parameters(self, scope: Scope) -> dict[str, object] | None:
+        """What a GET asks of a trusted document, where there are any."""
+        if scope["method"] != "GET" or not self.operations.runner.documents.trusted:
+            return None
+        try:
+            return read_parameters(scope["query_string"])
+        except BadRequest as error:
+            raise Refusal(400, "BAD_REQUEST", str(error)) from None
+
+    async def _get(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        accepted: Accepted,
+        parameters: dict[str, object],
+    ) -> None:
+        if accepted.json is None:
+            raise Refusal(406, "NOT_ACCEPTABLE", "A query over GET is answered as JSON.")
+        caller = await self._caller(scope, headers)
+        answer = self._plan(parameters, trusted=True)
+        if isinstance(answer, Planned):
+            if answer.kind is not OperationType.QUERY:
+                message = "Only queries are asked for with GET."
+                raise Refusal(405, "METHOD_NOT_ALLOWED", message, {"allow": "POST"})
+            answer = await self._execute(receive, answer, caller)
+        body = answer.encode(caller.request_id)
+        if answer.errors:
+            await send_bytes(send, status_of(answer, accepted.json), body, accepted.json, HEADERS)
+            return
+        etag = etag_of(accepted.json, body)
+        if is_current(etag, headers.get("if-none-match")):
+            await send_bytes(send, 304, b"", None, CACHED | {"etag": etag})
+            return
+        await send_bytes(send, 200, body, accepted.json, CACHED | {"etag": etag})
 
     async def _caller(self, scope: Scope, headers: Headers) -> Caller:
         try:
@@ -130,12 +172,14 @@ class GraphQLEndpoint:
             raise Refusal(503, "INTERNAL_SERVER_ERROR", message, {"retry-after": "2"}) from None
         return Caller(actor, request_id_of(scope), client_of(scope, headers))
 
-    def _plan(self, value: object, may_hold_nul: bool) -> Planned | Answer:
+    def _plan(
+        self, value: object, *, may_hold_nul: bool = True, trusted: bool = False
+    ) -> Planned | Answer:
         try:
             request = GraphQLRequest.read(value)
         except BadRequest as error:
             raise Refusal(400, "BAD_REQUEST", str(error)) from None
-        return self.operations.runner.plan(request, may_hold_nul=may_hold_nul)
+        return self.operations.runner.plan(request, may_hold_nul=may_hold_nul, trusted=trusted)
 
     async def _execute(self, receive: Receive, planned: Planned, caller: Caller) -> Answer:
         run = self.operations.run(planned, caller)
@@ -193,7 +237,7 @@ class GraphQLEndpoint:
         answers: list[Answer] = []
         for entry in entries:
             try:
-                planned = self._plan(entry, may_hold_nul)
+                planned = self._plan(entry, may_hold_nul=may_hold_nul)
             except Refusal as refusal:
                 planned = Answer.refusal(refusal.failure)
             if isinstance(planned, Planned):
@@ -219,6 +263,11 @@ def check_request(method: str, headers: Mapping[str, str], accepted: Accepted) -
     if headers.get("content-encoding", "identity").lower() != "identity":
         message = "The body must not be compressed."
         raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", message)
+
+
+def status_of(answer: Answer, media: str) -> int:
+    """What did not run is a bad request, but for clients that take every other status for none."""
+    return 400 if not answer.executed and media == GRAPHQL else 200
 
 
 def request_id_of(scope: Scope) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TypeGuard
 
 import orjson
 
 from server.failures import Failure, failure
 
-__all__ = ["BadRequest", "GraphQLRequest", "count_objects", "find_nul", "read_json"]
+__all__ = ["BadRequest", "GraphQLRequest", "count_objects", "find_nul", "hash_of", "read_json"]
 
 MAX_NAME = 255  # characters of an operation name
+SHA256 = "sha256:"  # what an id begins with that is the hash of its document
 
 
 class BadRequest(Exception):
@@ -26,23 +28,39 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GraphQLRequest:
-    """What every transport hands over: a document and how to run it."""
+    """What every transport hands over: a document and how to run it.
 
-    query: str
+    Without a query, ``document_id`` says which document: its id in the manifest of trusted
+    documents, or its hash. Beside a query it is the hash of that, by which to remember it.
+    """
+
+    query: str = ""
     operation_name: str | None = None
     variables: Mapping[str, object] = field(default_factory=dict)
     extensions: Mapping[str, object] = field(default_factory=dict)
+    document_id: str | None = None
 
     @classmethod
     def read(cls, value: object) -> GraphQLRequest:
         """Read a parsed JSON value. Raises BadRequest naming the first bad member."""
         if not is_object(value):
             raise BadRequest("A GraphQL request is a JSON object.")
+        extensions = value.get("extensions")
+        if extensions is None:
+            extensions = {}
+        elif not is_object(extensions):
+            raise BadRequest("extensions must be an object or null.")
         query = value.get("query")
-        if not isinstance(query, str):
+        named = "documentId" in value or "persistedQuery" in extensions
+        document_id = read_document_id(value, extensions) if named else None
+        if query is None and document_id is not None:
+            query = ""
+        elif not isinstance(query, str):
             raise BadRequest("query must be a string.")
-        if not query.strip():
+        elif not query.strip():
             raise BadRequest("query must not be empty.")
+        elif document_id is not None and document_id != hash_of(query):
+            raise BadRequest("sha256Hash is not the SHA-256 of the query.")
         name = value.get("operationName")
         if name is not None and not isinstance(name, str):
             raise BadRequest("operationName must be a string or null.")
@@ -51,10 +69,37 @@ class GraphQLRequest:
         variables = value.get("variables")
         if variables is not None and not is_object(variables):
             raise BadRequest("variables must be an object or null.")
-        extensions = value.get("extensions")
-        if extensions is not None and not is_object(extensions):
-            raise BadRequest("extensions must be an object or null.")
-        return cls(query, name, variables or {}, extensions or {})
+        return cls(query, name, variables or {}, extensions, document_id)
+
+
+def read_document_id(value: Mapping[str, object], extensions: Mapping[str, object]) -> str | None:
+    """What stands for the document: ``documentId``, or the hash that Apollo's protocol sends.
+
+    Raises BadRequest.
+    """
+    identifier = value.get("documentId")
+    persisted = extensions.get("persistedQuery")
+    if persisted is None:
+        if identifier is None:
+            return None
+        if not isinstance(identifier, str):
+            raise BadRequest("documentId must be a string.")
+        if value.get("query") is not None:
+            raise BadRequest("A request has a query or a documentId, not both.")
+        return identifier.removeprefix(SHA256)
+    if identifier is not None:
+        raise BadRequest("A request has a documentId or a persistedQuery, not both.")
+    if not is_object(persisted) or persisted.get("version") != 1:
+        raise BadRequest("persistedQuery must be an object of version 1.")
+    identifier = persisted.get("sha256Hash")
+    if not isinstance(identifier, str):
+        raise BadRequest("sha256Hash must be a string.")
+    return identifier
+
+
+def hash_of(text: str) -> str:
+    """The SHA-256 of a document's text, in hexadecimal digits."""
+    return sha256(text.encode()).hexdigest()
 
 
 def is_object(value: object) -> TypeGuard[dict[str, object]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from db.session import SessionOptions
@@ -85,6 +86,14 @@ class Settings(BaseSettings):
     max_tokens: int = Field(1_000, ge=1, description="The most lexical tokens of a document.")
     max_cost: int = Field(10_000, ge=1, description="The most objects an operation may touch.")
 
+    trusted_documents: Path | None = Field(
+        None,
+        description="A JSON file of documents that may be asked for by their id, and over GET.",
+    )
+    trusted_documents_only: bool = Field(
+        False, description="Whether all other documents are refused."
+    )
+
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Origins of browsers that may ask, besides the own one; commas between.",
@@ -124,6 +133,13 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("trusted_documents_only")
+    @classmethod
+    def _names_documents(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("trusted_documents") is None:
+            raise PydanticCustomError("no_manifest", "It needs TRUSTED_DOCUMENTS to be set")
+        return value
 
     @property
     def development(self) -> bool:

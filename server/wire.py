@@ -93,14 +93,16 @@ async def drain(receive: Receive, size: int) -> None:
 
 
 async def send_bytes(
-    send: Send, status: int, body: bytes, media: str, headers: Mapping[str, str] | None = None
+    send: Send,
+    status: int,
+    body: bytes,
+    media: str | None,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a whole response."""
-    named = {
-        "content-type": f"{media}; charset=utf-8",
-        "content-length": str(len(body)),
-        **(headers or {}),
-    }
+    """Write a whole response; without a media type one that has no body."""
+    named = dict(headers or {})
+    if media is not None:
+        named |= {"content-type": f"{media}; charset=utf-8", "content-length": str(len(body))}
     await send({"type": "http.response.start", "status": status, "headers": encoded(named)})
     await send({"type": "http.response.body", "body": body})
 

@@ -1,10 +1,12 @@
 """The edge, served by a real uvicorn on a free port of this machine."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,6 +23,7 @@ from db import tokens
 from server.app import create_app
 from server.settings import Settings
 from tests.conftest import NewOwner
+from tests.edge.manifest import DOCUMENTS
 from tests.edge.schema import edge_schema
 
 GRAPHQL = "application/graphql-response+json"
@@ -116,6 +119,30 @@ async def served(make_settings: MakeSettings) -> AsyncIterator[Served]:
 async def developing(make_settings: MakeSettings) -> AsyncIterator[Served]:
     """The test schema, as a developer sees it, with batches on."""
     settings = make_settings(engram_environment="development", max_batch=8)
+    async with serving(create_app(settings, schema=edge_schema)) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of trusted documents."""
+    path = tmp_path_factory.mktemp("manifest") / "documents.json"
+    path.write_text(json.dumps(DOCUMENTS))
+    return path
+
+
+@pytest_asyncio.fixture(scope="session")
+async def trusting(make_settings: MakeSettings, manifest: Path) -> AsyncIterator[Served]:
+    """A server that knows the documents, and takes others as well."""
+    settings = make_settings(trusted_documents=manifest, max_batch=8)
+    async with serving(create_app(settings, schema=edge_schema)) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="session")
+async def strict(make_settings: MakeSettings, manifest: Path) -> AsyncIterator[Served]:
+    """A server that takes the documents and nothing else."""
+    settings = make_settings(trusted_documents=manifest, trusted_documents_only=True, max_batch=8)
     async with serving(create_app(settings, schema=edge_schema)) as served:
         yield served
 

@@ -114,6 +114,7 @@ def test_with_a_database_url_nothing_is_embedded(
     ("settings", "expected"),
     [
         ({"PORT": "many"}, "PORT: "),
+        ({"TRUSTED_DOCUMENTS_ONLY": "yes"}, "It needs TRUSTED_DOCUMENTS to be set."),
         ({"DATABASE_URL": "mysql://me:hunter2@h/d"}, "must begin with postgresql://"),
         ({"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/d"}, "Connect call failed"),
     ],
@@ -128,6 +129,19 @@ def test_what_an_operator_can_mend_is_one_line(
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
     assert "hunter2" not in done.stderr
+
+
+def test_a_trusted_document_that_is_not_of_the_schema_stops_the_start(
+    data: Path, database_url: str
+) -> None:
+    manifest = data / "documents.json"
+    manifest.write_text('{"people": "{ people { id } }"}')
+    done = run(data, "serve", DATABASE_URL=database_url, TRUSTED_DOCUMENTS=str(manifest))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        'Engram cannot go on: The trusted document "people" ({ people { id } }) cannot be served: '
+        "Cannot query field 'people' on type 'Query' (line 1, column 3).\n"
+    )
 
 
 def test_help_and_schema(data: Path) -> None:
