@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.edge.conftest import NewLogin, Served
+from tests.edge.manifest import GREET
 
 CLIENTS = Path(__file__).parent.parent / "clients"
 LOCK = CLIENTS / "package-lock.json"
@@ -39,15 +41,18 @@ async def run(folder: Path, script: str, *arguments: str) -> list[Any]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-async def test_every_must_and_should_of_the_official_audits(served: Served, clients: Path) -> None:
-    audits = await run(clients, "audit.mjs", served.url)
-    failed = [audit for audit in audits if audit["status"] != "ok"]
-    print(f"{len(audits) - len(failed)} of {len(audits)} audits pass")
-    for audit in failed:
-        print(audit["id"], audit["name"], audit["reason"])
-    assert len(audits) > 50
-    # The rest is optional: it asks for queries over GET, which are refused.
-    assert [audit for audit in failed if not audit["name"].startswith("MAY")] == []
+async def test_every_must_and_should_of_the_official_audits(
+    served: Served, trusting: Served, clients: Path
+) -> None:
+    for server in (served, trusting):
+        audits = await run(clients, "audit.mjs", server.url)
+        failed = [audit for audit in audits if audit["status"] != "ok"]
+        print(f"{len(audits) - len(failed)} of {len(audits)} audits pass")
+        for audit in failed:
+            print(audit["id"], audit["name"], audit["reason"])
+        assert len(audits) > 50
+        # The rest is optional: it asks for queries over GET, which are for trusted documents.
+        assert [audit for audit in failed if not audit["name"].startswith("MAY")] == []
 
 
 async def test_the_websocket_client(served: Served, clients: Path, new_login: NewLogin) -> None:
@@ -103,6 +108,31 @@ async def test_the_event_stream_client(served: Served, clients: Path, new_login:
     ]
     assert answers[5]["errors"][0]["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED"}
     assert answers[6]["errors"][0]["message"] == "Not for you."
+
+
+async def test_apollo_client_sends_a_text_once(served: Served, clients: Path) -> None:
+    query = f"query Q{uuid4().hex} {{\n  hello\n}}"
+    heard = await run(clients, "apollo.mjs", served.url, "POST", query, query, "{ nothing }")
+    data = {"data": {"hello": "Hello, world!"}}
+    missed = {"method": "POST", "text": False, "status": 400}
+    sent = {"method": "POST", "text": True, "status": 200}
+    found = {"method": "POST", "text": False, "status": 200}
+    assert heard[:5] == [missed, sent, data, found, data]
+    assert heard[5:7] == [missed, sent | {"status": 400}]
+    assert heard[7]["thrown"][0]["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED"}
+
+
+async def test_apollo_client_gets_trusted_documents(trusting: Served, clients: Path) -> None:
+    query = f"query Q{uuid4().hex} {{\n  hello\n}}"
+    heard = await run(clients, "apollo.mjs", trusting.url, "GET", GREET, query)
+    data = {"data": {"hello": "Hello, world!"}}
+    assert heard == [
+        {"method": "GET", "text": False, "status": 200},
+        data,
+        {"method": "GET", "text": False, "status": 400},
+        {"method": "POST", "text": True, "status": 200},
+        data,
+    ]
 
 
 def test_lock_files_name_no_registry() -> None:
