@@ -82,7 +82,7 @@ WORKLOADS = {
         Workload(
             "one_row",
             "One row",
-            2_000,
+            4_000,
             lambda person: {"id": Id("conversation", str(person.conversation))},
         ),
         Workload("lists", "20 lists of 20", 400, lambda _: {"first": 20, "each": 20}),
@@ -101,14 +101,14 @@ WORKLOADS = {
         Workload(
             "insert",
             "Insert",
-            1_000,
+            2_000,
             lambda _: {"input": {"title": f"Inserted {SERIAL_TEXT}"}},
             writes=True,
         ),
         Workload(
             "insert_keyed",
             "Insert, in Engram with an idempotency key",
-            1_000,
+            2_000,
             lambda _: {
                 "input": {
                     "title": f"Inserted {SERIAL_TEXT}",
@@ -117,7 +117,7 @@ WORKLOADS = {
             },
             writes=True,
         ),
-        Workload("deep", "20 rows in the middle of 10,000", 1_000, _deep_task),
+        Workload("deep", "20 rows in the middle of 10,000", 2_000, _deep_task),
         # Engram walks the active branch of a tree here; the others list all messages.
         Workload("chat_lists", "20 conversations of 20", 400, lambda _: {"first": 20, "each": 20}),
         Workload(
@@ -126,7 +126,7 @@ WORKLOADS = {
             200,
             lambda person: {"id": _conversation(person), "first": 1_000},
         ),
-        Workload("chat_deep", "20 messages in the middle of 10,000", 1_000, _deep_message),
+        Workload("chat_deep", "20 messages in the middle of 10,000", 2_000, _deep_message),
     )
 }
 USUAL = ("one_row", "lists", "levels", "rows", "insert", "insert_keyed", "deep")
