@@ -41,10 +41,12 @@ assets: .venv/run.stamp
 	@$(PYTHON) -m venv .venv
 
 .venv/run.stamp: .venv/bin/python requirements.lock
+	@echo "Installing what requirements.lock pins into .venv …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 .venv/dev.stamp: .venv/bin/python $(LOCKS)
+	@echo "Installing what requirements-dev.lock pins into .venv …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@ .venv/run.stamp
 

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 import structlog
-from starlette.responses import HTMLResponse
-from starlette.routing import Mount
+from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -107,7 +107,7 @@ mutation CreateTask($input: CreateTaskInput!) {
     ),
     Example(
         """\
-# Start it, then create a task in another tab.
+# Start it, then create a task in another window: changing tabs would end it.
 subscription TaskChanged($projectId: ID!) {
   taskChanged(projectId: $projectId) {
     id
@@ -173,12 +173,15 @@ class GraphiQL:
         }
 
     @property
-    def routes(self) -> list[Mount]:
-        """Where the page's files are served."""
-        mounts = [Mount(f"{ASSETS_PATH}/engram", StaticFiles(directory=SOURCES / "page"))]
+    def routes(self) -> list[BaseRoute]:
+        """Where the page's files are served, and the way to the page from the bare address."""
+        routes: list[BaseRoute] = [
+            Route("/", RedirectResponse("/graphql")),
+            Mount(f"{ASSETS_PATH}/engram", StaticFiles(directory=SOURCES / "page")),
+        ]
         if self.local:
-            mounts.append(Mount(ASSETS_PATH, StaticFiles(directory=self.static)))
-        return mounts
+            routes.append(Mount(ASSETS_PATH, StaticFiles(directory=self.static)))
+        return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await HTMLResponse(self.html, headers=self.headers)(scope, receive, send)

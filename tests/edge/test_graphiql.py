@@ -52,6 +52,11 @@ async def test_browsers_get_the_page_and_only_browsers(served: Served) -> None:
         assert (await served.client.get("/graphql", headers={"accept": accept})).status_code == 405
 
 
+async def test_the_bare_address_leads_to_it(served: Served) -> None:
+    answer = await served.client.get("/", headers=HTML)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/graphql")
+
+
 async def test_it_is_made_of_files_of_this_server(served: Served) -> None:
     page = (await served.client.get("/graphql", headers=HTML)).text
     scripts = re.findall(r'(?:src|href)="(/[^"]+)"', page)
