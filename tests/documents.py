@@ -55,6 +55,14 @@ PAGE = ("first", "last", "after", "before", "filter", "orderBy", "deleted")
 """The arguments of connections."""
 SIZES = (2, 1, 3, 5, 5, 0)
 DEFAULT_SIZE = 20
+FAULTS: list[dict[str, Any]] = [
+    {"first": -1},
+    {"first": 1, "last": 1},
+    {"last": 1_001},
+    {"after": "nowhere"},
+    {"filter": {"id": {"eq": None}}},
+    {"filter": {"id": {"in": ["nobody"]}}},
+]
 
 
 @dataclass
@@ -77,9 +85,14 @@ class _Place:
 
 
 @st.composite
-def documents(draw: Draw, *, foreign: bool = False, depth: int = MAX_DEPTH) -> Document:
-    """A query; with `foreign`, ids and cursors of somebody else are among its values."""
-    return _Writer(draw, foreign=foreign).document(depth)
+def documents(
+    draw: Draw, *, foreign: bool = False, faulty: bool = False, depth: int = MAX_DEPTH
+) -> Document:
+    """A query; with `foreign`, ids and cursors of somebody else are among its values.
+
+    With `faulty`, some of the values are those that only a resolver can refuse.
+    """
+    return _Writer(draw, foreign=foreign, faulty=faulty).document(depth)
 
 
 def literal(value: Any) -> str:
@@ -94,9 +107,10 @@ def literal(value: Any) -> str:
 
 
 class _Writer:
-    def __init__(self, draw: Draw, *, foreign: bool) -> None:
+    def __init__(self, draw: Draw, *, foreign: bool, faulty: bool) -> None:
         self._draw = draw
         self._foreign = foreign
+        self._faulty = faulty
         self._schema = build_schema()._schema
         self._left = MAX_FIELDS
         self._variables: dict[str, tuple[str, Any]] = {}
@@ -107,15 +121,15 @@ class _Writer:
     def document(self, depth: int) -> Document:
         query = self._schema.query_type
         assert query is not None
-        body = self._selections(query, _Place(depth, 1))
+        body = self._selections(query, _Place(depth, 1), more=(1, 2, 3))
         declared = ", ".join(f"${name}: {type_}" for name, (type_, _) in self._variables.items())
         text = f"query {f'({declared})' if declared else ''} {body}\n"
         values = {name: value for name, (_, value) in self._variables.items()}
         return Document(text + "\n".join(self._definitions), values)
 
-    def _selections(self, type_: Any, place: _Place) -> str:
+    def _selections(self, type_: Any, place: _Place, more: tuple[int, ...] = (0, 1, 2, 3)) -> str:
         parts = [self._selection(type_, place)]
-        for _ in range(self._draw(st.sampled_from((0, 1, 2, 3, 3)))):
+        for _ in range(self._draw(st.sampled_from(more))):
             if self._left > 0:
                 parts.append(self._selection(type_, place))
         return "{ " + " ".join(parts) + " }"
@@ -229,17 +243,20 @@ class _Writer:
         if "orderBy" in field.args and chance(self._draw, 35):
             chosen = an_order(self._draw, path.target.order_by)
             given["orderBy"], order = order_argument(chosen), tuple(chosen)
-        for name, percent in (("after", 20), ("before", 15)):
+        for name, percent in (("after", 15), ("before", 10)):
             if name in field.args and chance(self._draw, percent):
                 kind = "foreign_cursor" if self._foreign and chance(self._draw, 40) else "cursor"
                 number, ordered = self._draw(NUMBERS), signature(complete(order))
                 given[name] = reference(kind, path.target.key, number, ordered)
-        if "filter" in field.args and chance(self._draw, 30):
+        if "filter" in field.args and chance(self._draw, 25):
             type_: Any = field.args["filter"].type
             writer = FilterWriter(self._draw, foreign=self._foreign)
             given["filter"] = writer.filter(type_, path.target, self._draw(st.integers(0, 2)))
         if "deleted" in field.args and chance(self._draw, 10):
             given["deleted"] = self._draw(st.booleans())
+        if self._faulty and chance(self._draw, 8):
+            fault = self._draw(st.sampled_from(FAULTS))
+            given |= {name: value for name, value in fault.items() if name in field.args}
         return given, size
 
     def _other_arguments(
@@ -273,6 +290,8 @@ class _Writer:
             return {key: self._any_value(one, key, own, likely) for key, one in required.items()}
         match type_.name:
             case "ID":
+                if self._faulty and chance(self._draw, 8):
+                    return "nobody"
                 key = self._draw(st.sampled_from(own or list(by_key())))
                 likely.append(by_key()[key].name)
                 return an_id(self._draw, key, foreign=self._foreign)

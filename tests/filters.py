@@ -38,7 +38,7 @@ def chance(draw: Draw, percent: int) -> bool:
 
 def an_id(draw: Draw, key: str, *, foreign: bool) -> str:
     """An id of one type: mostly of a row there is."""
-    kinds = ["id", "id", "id", "missing_id", *(["foreign_id"] * 3 if foreign else [])]
+    kinds = ["id"] * 7 + ["missing_id"] + (["foreign_id"] * 4 if foreign else [])
     return reference(draw(st.sampled_from(kinds)), key, draw(NUMBERS))
 
 

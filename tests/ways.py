@@ -64,6 +64,8 @@ class WatchedPlans(Plans):
         async def watched(arguments: Run) -> Any:
             try:
                 return await run(arguments)
+            except GraphQLError:
+                raise  # a wrong argument; graphql-core says so, if it comes to use it at all
             except Exception as error:
                 self.failure = error
                 raise
