@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -67,6 +68,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then print the address and a token on standard output, apart from the log."""
         await super().startup(sockets)
+        # What start-up made stays: the collector need not look at it again with every request.
+        gc.collect()
+        gc.freeze()
         if not (self.started and self._greets):
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
