@@ -333,15 +333,17 @@ async def store(engine: AsyncEngine, rows: Mapping[str, Sequence[Row]]) -> None:
         async with connection.begin():
             for table in sorted_tables():
                 if rows.get(table.name):
-                    await connection.execute(_insertion(table), list(rows[table.name]))
+                    await connection.execute(
+                        _insertion(table, rows[table.name][0]), list(rows[table.name])
+                    )
 
 
-def _insertion(table: sa.Table) -> sa.Insert:
+def _insertion(table: sa.Table, row: Row) -> sa.Insert:
     """An insert of rows in which None is null, also in a jsonb column."""
     values: dict[str, Any] = {
         column.name: sa.bindparam(column.name, type_=JSONB(none_as_null=True))
         for column in table.c
-        if isinstance(column.type, JSONB)
+        if isinstance(column.type, JSONB) and column.name in row
     }
     return table.insert().values(values)
 
