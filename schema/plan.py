@@ -9,7 +9,7 @@ wrong while a plan runs, a bad argument as well as a missing row, is left for gr
 the operation is then executed again by it alone, in the same snapshot.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -25,24 +25,20 @@ from graphql import (
     InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
-    VariableNode,
-    Visitor,
-    VisitorAction,
     get_argument_values,
     get_directive_values,
     get_named_type,
     is_non_null_type,
     print_ast,
-    visit,
 )
 from graphql.execution.values import VariableValues
 from strawberry import Schema
 from strawberry.schema.schema_converter import GraphQLCoreConverter
-from strawberry.types.arguments import convert_arguments
 
 from schema.derived import DerivedField
 from schema.mirror import MIRRORS, Mirror
 from schema.pages import PageRequest
+from schema.plan_arguments import argument_values
 from schema.planned import OneChild, PlannedArguments, RowsPlan, Run
 from schema.planned_pages import ConnectionShape, PagesChild
 from schema.planned_roots import PlannedQuery, Root, RootNodes, RootPage, RootRow
@@ -51,24 +47,6 @@ from schema.relation_fields import FirstField, OneField, PageField, RelationFiel
 
 Selected = dict[str, list[FieldNode]]
 _BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
-
-
-def shaping_variables(
-    operation: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]
-) -> tuple[str, ...]:
-    """The variables that decide which fields there are."""
-    names: dict[str, None] = {}
-
-    class Finder(Visitor):
-        def enter_directive(self, node: Any, *_: Any) -> VisitorAction:
-            for argument in node.arguments:
-                if isinstance(argument.value, VariableNode):
-                    names[argument.value.name.value] = None
-            return None
-
-    for root in (operation, *fragments.values()):
-        visit(root, Finder())
-    return tuple(names)
 
 
 class Planner:
@@ -201,7 +179,7 @@ class Compiler:
         self, field: RootRowField, definition: GraphQLField, nodes: list[FieldNode]
     ) -> RootRow:
         rows = RowsPlan(field.relation.target)
-        values, _ = self._values(field, definition, nodes[0])
+        values, _ = argument_values(self._converter, field, definition, nodes[0], self._variables)
 
         def identify(run: Run) -> UUID:
             return field.row_id(values(run.variables), run.loaders.owner_id)
@@ -369,37 +347,9 @@ class Compiler:
         self, field: PageField, definition: GraphQLField, node: FieldNode
     ) -> PlannedArguments[PageRequest]:
         identity = " ".join(sorted(print_ast(argument) for argument in node.arguments or ()))
-        values, fixed = self._values(field, definition, node)
+        values, fixed = argument_values(self._converter, field, definition, node, self._variables)
         return PlannedArguments(identity, values, field.request, fixed)
-
-    def _values(
-        self, field: RelationField, definition: GraphQLField, node: FieldNode
-    ) -> tuple[Callable[[VariableValues], dict[str, Any]], dict[str, Any] | None]:
-        """The arguments for given variables; and those for all, when there are none in them."""
-
-        def values(variables: VariableValues) -> dict[str, Any]:
-            return convert_arguments(
-                get_argument_values(definition, node, variables),
-                field.arguments,
-                scalar_registry=self._converter.scalar_registry,
-                config=self._converter.config,
-            )
-
-        return values, None if _variables_in(node) else values(self._variables)
 
 
 def _selection_sets(nodes: list[FieldNode]) -> list[SelectionSetNode]:
     return [node.selection_set for node in nodes if node.selection_set is not None]
-
-
-def _variables_in(node: FieldNode) -> list[str]:
-    names: list[str] = []
-
-    class Finder(Visitor):
-        def enter_variable(self, variable: VariableNode, *_: Any) -> VisitorAction:
-            names.append(variable.name.value)
-            return None
-
-    for argument in node.arguments or ():
-        visit(argument, Finder())
-    return names

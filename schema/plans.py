@@ -15,7 +15,8 @@ from graphql.execution.values import VariableValues, get_variable_values
 from db.session import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
 from schema.mirror import Mirror
-from schema.plan import Planner, shaping_variables
+from schema.plan import Planner
+from schema.plan_arguments import shaping_variables
 from schema.planned import CannotPlan, RowsPlan, Run
 from schema.planned_roots import PlannedQuery, Root
 
