@@ -85,7 +85,8 @@ def mutation(
     """
 
     def declare(work: Callable[..., Awaitable[P]]) -> Any:
-        payload_type: type[P] = get_type_hints(work)["return"]
+        hints = get_type_hints(work)
+        payload_type: type[P] = hints["return"]
         operation = to_camel_case(work.__name__)
 
         @functools.wraps(work)
@@ -105,7 +106,10 @@ def mutation(
                 answer.client_mutation_id = input.client_mutation_id
             return answer
 
-        return strawberry.field(resolver=resolve, description=description)
+        declared = strawberry.field(resolver=resolve, description=description)
+        for argument in declared.base_resolver.arguments:
+            argument.description = hints["input"].__strawberry_definition__.description
+        return declared
 
     return declare
 

@@ -1,7 +1,6 @@
 """People and what they log in with."""
 
 from datetime import datetime
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar
 from uuid import UUID
@@ -15,6 +14,7 @@ from db.base import (
     MAX_NAME,
     UNAUDITED,
     Base,
+    Choice,
     Owned,
     Timestamped,
     Versioned,
@@ -23,12 +23,12 @@ from db.base import (
 )
 
 
-class ApiKeyScope(StrEnum):
+class ApiKeyScope(Choice):
     """What an API key may do."""
 
-    READ = "read"
-    WRITE = "write"
-    ACCOUNT = "account"
+    READ = "read", "Read and watch everything."
+    WRITE = "write", "Change conversations, documents, projects, workers and tasks."
+    ACCOUNT = "account", "Change the account, its log-ins and its keys."
 
 
 class UserFields(Base):

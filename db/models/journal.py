@@ -1,7 +1,6 @@
 """What happened, and what was already answered."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field
 
-from db.base import MAX_NAME, Owned, Timestamped, keyset
+from db.base import MAX_NAME, Choice, Owned, Timestamped, keyset
 
 
 class Xid8(UserDefinedType[int]):
@@ -28,12 +27,12 @@ class Xid8(UserDefinedType[int]):
 ischema_names["xid8"] = Xid8
 
 
-class ActorKind(StrEnum):
+class ActorKind(Choice):
     """Who made a change."""
 
-    USER = "user"
-    KEY = "key"
-    WORKER = "worker"
+    USER = "user", "The person, at one of their log-ins."
+    KEY = "key", "A program, with an API key."
+    WORKER = "worker", "A worker that did a task."
 
 
 class AuditEvent(Owned, Timestamped, table=True):

@@ -1,0 +1,101 @@
+"""What the schema must hold whatever is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from graphql import (
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLNonNull,
+    GraphQLObjectType,
+)
+
+from db.models import metadata
+from schema import build_schema
+from schema.mirror import MIRRORS, Mirror, forgotten_columns
+
+SCHEMA = build_schema()._schema
+NOT_SERVED = {"idempotency_keys"}
+
+# Sending these twice changes nothing more, or, as `logIn` says, is no harm.
+IDEMPOTENT = {
+    "logIn",
+    "logOut",
+    "deleteAccount",
+    "revokeLoginSession",
+    "revokeOtherLoginSessions",
+    "revokeApiKey",
+}
+CHANGES = ("update", "archive", "delete", "restore", "edit", "set")
+# Each of its items has a version.
+BULK = {"updateTasks"}
+
+
+def described() -> Iterator[tuple[str, str | None]]:
+    """Everything that a client can read about, with its description."""
+    for kind in SCHEMA.type_map.values():
+        if kind.name.startswith("__"):
+            continue
+        yield kind.name, kind.description
+        match kind:
+            case GraphQLObjectType() | GraphQLInterfaceType():
+                for name, field in kind.fields.items():
+                    yield f"{kind.name}.{name}", field.description
+                    for argument, about in field.args.items():
+                        yield f"{kind.name}.{name}({argument})", about.description
+            case GraphQLInputObjectType():
+                for name, given in kind.fields.items():
+                    yield f"{kind.name}.{name}", given.description
+            case GraphQLEnumType():
+                for name, value in kind.values.items():
+                    yield f"{kind.name}.{name}", value.description
+
+
+def test_everything_has_a_description() -> None:
+    everything = dict(described())
+    assert len(everything) > 1_000
+    assert [name for name, text in everything.items() if not (text or "").strip()] == []
+
+
+@pytest.mark.parametrize("mirror", MIRRORS.values(), ids=lambda mirror: mirror.name)
+def test_a_column_is_shown_or_private(mirror: Mirror) -> None:
+    assert forgotten_columns(mirror) == set()
+    assert mirror.private <= set(mirror.table.columns.keys()) - set(mirror.columns)
+
+
+def test_a_table_is_served_or_known_not_to_be() -> None:
+    assert set(metadata.tables) - {mirror.table.name for mirror in MIRRORS.values()} == NOT_SERVED
+
+
+def mutations() -> dict[str, GraphQLField]:
+    assert SCHEMA.mutation_type is not None
+    fields: dict[str, GraphQLField] = SCHEMA.mutation_type.fields
+    return fields
+
+
+@pytest.mark.parametrize("name", mutations())
+def test_a_mutation_can_be_sent_again_and_says_what_it_is_based_on(name: str) -> None:
+    field = mutations()[name]
+    assert list(field.args) == ["input"]
+    required = field.args["input"].type
+    assert isinstance(required, GraphQLNonNull)
+    given = required.of_type
+    assert isinstance(given, GraphQLInputObjectType)
+    assert ("idempotencyKey" in given.fields) is (name not in IDEMPOTENT)
+    if name.startswith(CHANGES) and name not in BULK:
+        assert "expectedVersion" in given.fields
+    assert "clientMutationId" in given.fields
+
+
+@pytest.mark.parametrize("name", mutations())
+def test_a_mutation_answers_with_problems(name: str) -> None:
+    required = mutations()[name].type
+    assert isinstance(required, GraphQLNonNull)
+    answered = required.of_type
+    assert isinstance(answered, GraphQLObjectType)
+    assert str(answered.fields["problems"].type) == "[Problem!]!"
+    assert "clientMutationId" in answered.fields
