@@ -27,6 +27,7 @@ from db.migrate import upgrade
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.context import Services
 from server.passwords import Argon2Passwords
+from tests.owned_statements import statements_read
 from tests.people import Person
 from tests.properties import pytest_terminal_summary as pytest_terminal_summary
 
@@ -75,6 +76,13 @@ async def server() -> AsyncIterator[EmbeddedServer]:
     finally:
         if server.stop():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_statement_names_its_owner() -> Iterator[None]:
+    """Of what the application sends in any test; it fails after the last one."""
+    with statements_read():
+        yield
 
 
 @pytest.fixture(scope="session")
