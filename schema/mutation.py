@@ -8,6 +8,7 @@ key; a deadlock is tried again; what was loaded before is forgotten.
 
 import functools
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from datetime import datetime
@@ -15,7 +16,6 @@ from enum import Enum
 from typing import Any, TypeVar, dataclass_transform, get_type_hints
 from uuid import UUID
 
-import orjson
 import strawberry
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from strawberry.types.unset import UNSET
@@ -30,6 +30,7 @@ from schema.inputs import MAX_KEY_CHARS, check_text
 from schema.mirror import MIRRORS, by_key, is_shareable
 from schema.problems import PROBLEM_TYPES, Problem, ProblemCode, problems
 from schema.rows import Level, Row
+from schema.scalars import JsonText
 
 T = TypeVar("T", bound=type)
 P = TypeVar("P", bound="Payload")
@@ -187,7 +188,8 @@ def idempotency_key(input: Any) -> str | None:
 
 def fingerprint(input: Any) -> bytes:
     """The SHA-256 of what was asked, secrets and the ids of the exchange left out."""
-    return hashlib.sha256(orjson.dumps(_plain(input), option=orjson.OPT_SORT_KEYS)).digest()
+    text = json.dumps(_plain(input), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _plain(value: Any) -> Any:
@@ -233,6 +235,8 @@ def _is_kept(row: Row, name: str) -> bool:
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, JsonText):
+        return json.loads(value)
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):

@@ -5,10 +5,11 @@ so the first resolver that asks for a relation can ask for the whole level at on
 makes the number of statements depend on the document alone: nothing waits for ticks of a loop.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orjson import Fragment, dumps
+from schema.scalars import JsonText
 
 if TYPE_CHECKING:
     from schema.mirror import Mirror
@@ -37,23 +38,18 @@ class Level:
 
     def records(self, columns: Sequence[str]) -> list[list[Any]]:
         """The rows as a plan reads them. Raises KeyError for a column that was not read."""
-        pass_through = [i for i, name in enumerate(columns) if name in self.mirror.json_columns]
-        records = [[row.values[name] for name in columns] for row in self.rows]
-        for record in records:
-            for position in pass_through:
-                value = record[position]
-                if isinstance(value, Fragment):
-                    record[position] = value.contents
-                elif isinstance(value, dict):
-                    record[position] = dumps(value)
-        return records
+        return [[row.values[name] for name in columns] for row in self.rows]
 
     def _pass_through(self, name: str) -> None:
-        """JSON that came as text goes into the response as it is."""
+        """JSON goes into the response as text: as it came, or, from a write, as written anew.
+
+        jsonb numbers have no bounds; orjson's have, so it must not be what writes them.
+        """
         for row in self.rows:
-            text = row.values.get(name)
-            if isinstance(text, str):
-                row.values[name] = Fragment(text)
+            value = row.values.get(name)
+            if value is not None:
+                text = value if isinstance(value, str) else _json(value)
+                row.values[name] = JsonText(text)
 
     def keys(self, column: str) -> Keys:
         """The distinct non-null values of one column: the same object for every row that asks."""
@@ -81,3 +77,7 @@ class Row:
 
     def __repr__(self) -> str:
         return f"<{self.level.mirror.name} {self.values.get('id')}>"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -6,6 +6,7 @@ from typing import NewType
 
 import strawberry
 from graphql import GraphQLError, ValueNode, value_from_ast_untyped
+from orjson import Fragment
 from strawberry.types.scalar import ScalarDefinition
 
 BigInt = NewType("BigInt", int)
@@ -101,6 +102,17 @@ def parse_json(value: object) -> object:
         raise GraphQLError(str(error)) from None
 
 
+class JsonText(str):
+    """A JSON value as PostgreSQL wrote it; it goes into the response unparsed."""
+
+    __slots__ = ()
+
+
+def serialize_json(value: object) -> object:
+    """What orjson writes for a value of the scalar."""
+    return Fragment(str(value)) if isinstance(value, JsonText) else value
+
+
 def _json_literal(node: ValueNode, variables: dict[str, object] | None = None) -> object:
     return parse_json(value_from_ast_untyped(node, variables))
 
@@ -117,7 +129,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         name="JSON",
         description="Any JSON value (RFC 8259), at most 32 levels deep.",
         specified_by_url="https://www.rfc-editor.org/rfc/rfc8259",
-        serialize=lambda value: value,
+        serialize=serialize_json,
         parse_value=parse_json,
         parse_literal=_json_literal,
     ),

@@ -1,5 +1,6 @@
 """People of tests: each owns a part of the shared database, and asks as a client would."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ async def answer_in(
         if hasattr(result, "__await__"):
             result = await result
     # As the client reads it: values of jsonb columns are text until they are written.
-    answer: dict[str, Any] = {"data": orjson.loads(orjson.dumps(result.data))}
+    answer: dict[str, Any] = {"data": json.loads(orjson.dumps(result.data))}
     if result.errors:
         answer["errors"] = [error.formatted for error in result.errors]
     return answer
