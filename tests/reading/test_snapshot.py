@@ -162,7 +162,7 @@ async def pairs(ledger: Ledger, chosen: random.Random) -> int:
 
 async def a_ledger(person: Person, admin: AsyncEngine) -> Ledger:
     """Two projects that share some tasks."""
-    projects: list[dict[str, Any]] = []
+    projects: list[UUID] = []
     async with admin.connect() as connection:
         for key in "AB":
             made = await connection.execute(
