@@ -46,7 +46,9 @@ async def test_an_entity_is_added_as_the_page_says(
     done(*python, "server", "migrate", root=tree, settings=settings)
     done(*python, "ruff", "check", "--fix", "db", "schema", "migrations", root=tree)
     done(*python, "ruff", "format", "db", "schema", "migrations", root=tree)
-    done(*python, "pytest", "-q", "-p", "no:cacheprovider", *TESTS, root=tree)
+    # on a server of their own, not that of this run
+    alone = environment(tmp_path / "data")
+    done(*python, "pytest", "-q", "-p", "no:cacheprovider", *TESTS, root=tree, settings=alone)
     with serving(tmp_path / "data", tree, DATABASE_URL=url) as served:
         mutation, query = blocks(PAGE, "graphql")
         headers = {"authorization": f"Bearer {sign_up(served.url)}"}
