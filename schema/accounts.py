@@ -26,6 +26,7 @@ class User(Node):
 @mirror(
     accounts.LoginSession,
     private={"token_hash"},
+    access="account",
     default_order=("-created_at",),
 )
 class LoginSession(Node):
@@ -44,7 +45,7 @@ class LoginSession(Node):
         return actor is not None and actor.kind == "user" and actor.id == row.id
 
 
-@mirror(accounts.ApiKey, private={"key_hash"}, default_order=("-created_at",))
+@mirror(accounts.ApiKey, private={"key_hash"}, default_order=("-created_at",), access="account")
 class ApiKey(Node):
     name: auto
     prefix: auto

@@ -22,14 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.errors import ErrorCode, RequestError
 from schema.loaders import Loaders
-from schema.mirror import Mirror
+from schema.mirror import Mirror, Scope
 from schema.rows import Row
 
 if TYPE_CHECKING:
     from db.notifications import Subscription
     from schema.plans import Plans
-
-Scope = Literal["read", "write", "account"]
 
 ALL_SCOPES: frozenset[str] = frozenset({"read", "write", "account"})
 
@@ -45,6 +43,10 @@ class Actor:
     scopes: frozenset[str] = ALL_SCOPES
     secret: bytes = field(default=b"", repr=False)
     """The secret part of the bearer token. Never stored, never logged."""
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the scopes allow it: who may write sees in any payload what there is to read."""
+        return scope in self.scopes or (scope == "read" and "write" in self.scopes)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Context:
             author=_author(actor, request_id) if actor else None,
             recorder=recorder,
         )
-        self._loaders = Loaders(self._session)
+        self._loaders = Loaders(self._session, self.require)
         self._names: frozenset[str] | None = None
         self.plans: Plans | None = None
         """The plans of the operation; None leaves everything to graphql-core."""
@@ -146,12 +148,13 @@ class Context:
 
     @property
     def loaders(self) -> Loaders:
-        """The loaders.
+        """The loaders; they refuse rows that an API key may not see.
 
         Raises:
-            RequestError: UNAUTHENTICATED, or FORBIDDEN for an API key that may not read.
+            RequestError: UNAUTHENTICATED.
         """
-        self.require("read")
+        if self.actor is None:
+            raise RequestError("Log in first.", ErrorCode.UNAUTHENTICATED)
         return self._loaders
 
     def require(self, scope: Scope) -> Actor:
@@ -162,7 +165,7 @@ class Context:
         """
         if self.actor is None:
             raise RequestError("Log in first.", ErrorCode.UNAUTHENTICATED)
-        if scope not in self.actor.scopes:
+        if not self.actor.may(scope):
             raise RequestError(f"This key does not have the scope {scope}.", ErrorCode.FORBIDDEN)
         return self.actor
 

@@ -20,6 +20,7 @@ _ACTORS = {"user": "user", "key": "api_key", "worker": "worker"}
     private={"xid", "actor_id", "entity_id"},
     order_by=("created_at",),
     default_order=("-created_at",),
+    access="account",
 )
 class AuditEvent(Node):
     actor_kind: auto

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from db import scope
 from db.session import Session
 from schema.filters import Binder
-from schema.mirror import Mirror
+from schema.mirror import Mirror, Scope
 from schema.pages import Page, PageRequest, PageShape, bounds, order_by
 from schema.rows import Keys, Level, Row
 
@@ -54,8 +54,10 @@ Names = frozenset[str] | None
 class Loaders:
     """The loaders of one operation."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, require: Callable[[Scope], object]) -> None:
+        """`require` raises for a scope that the caller does not have."""
         self._session = session
+        self._require = require
         self._loaders: dict[Hashable, DataLoader[Keys, Any]] = {}
         self._single: dict[UUID, Keys] = {}
         self.names: Names = None
@@ -65,6 +67,10 @@ class Loaders:
         """Whose rows are read."""
         assert self._session.owner_id is not None
         return self._session.owner_id
+
+    def permit(self, mirror: Mirror) -> None:
+        """Nothing, when the caller may see such rows. Raises RequestError (FORBIDDEN)."""
+        self._require(mirror.access)
 
     def renew(self) -> None:
         """Forget everything read so far."""
@@ -81,6 +87,7 @@ class Loaders:
 
     def rows(self, mirror: Mirror, keys: Keys, *, deleted: bool | None) -> Awaitable[Rows]:
         """The rows with these ids; `deleted` as in `db.scope.predicate`."""
+        self.permit(mirror)
 
         async def load(values: Sequence[UUID]) -> Rows:
             statement = rows_select(mirror, tuple(mirror.loaded(self.names)), deleted)
@@ -91,6 +98,7 @@ class Loaders:
 
     def pages(self, relation: "Relation", request: PageRequest, keys: Keys) -> Awaitable[Pages]:
         """A page per key; for a root relation the one page, under None."""
+        self.permit(relation.target)
 
         async def load(values: Sequence[UUID]) -> Pages:
             columns = page_columns(relation, request.shape, self.names)
@@ -131,6 +139,7 @@ class Loaders:
         self, mirror: Mirror, statement: Executable, parameters: Mapping[str, object] | None = None
     ) -> Level:
         """Run a select of a mirror's columns: its rows are one level."""
+        self.permit(mirror)
         rows = await self._session.execute(statement, parameters)
         return Level(mirror, (dict(row._mapping) for row in rows))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
 import strawberry
@@ -33,6 +33,9 @@ from schema.scalars import JSON, BigInt
 
 T = TypeVar("T", bound=type)
 E = TypeVar("E", bound=StrEnum)
+
+Scope = Literal["read", "write", "account"]
+"""What an API key may be allowed to do."""
 
 CONVENTION = frozenset({"owner_id", "deletion_id"})
 """Columns that no type shows: the owner is always the caller, the batch of a deletion is ours."""
@@ -55,6 +58,8 @@ class Mirror:
     private: frozenset[str]
     order_by: tuple[str, ...]
     default_order: tuple[OrderTerm, ...]
+    access: Scope = "read"
+    """What an API key needs to see these rows."""
     needed: frozenset[str] = frozenset()
     """The columns that derived fields are made from, read whatever the document asks for."""
     columns: tuple[str, ...] = ()
@@ -136,6 +141,7 @@ def mirror(
     private: Collection[str] = (),
     order_by: Sequence[str] = (),
     default_order: Sequence[str] = ("created_at",),
+    access: Scope = "read",
 ) -> Callable[[T], T]:
     """Declare the GraphQL type of a table. A `-` in `default_order` means descending."""
 
@@ -148,6 +154,7 @@ def mirror(
             default_order=tuple(
                 OrderTerm(name.removeprefix("-"), name.startswith("-")) for name in default_order
             ),
+            access=access,
         )
         return cls
 

@@ -3,7 +3,8 @@
 The function under `@mutation` does the work on the session of its context and returns a payload.
 Everything that is the same for all mutations happens around it, here and nowhere else: a refusal
 rolls back and becomes problems; the answer is stored with the write under the caller's idempotency
-key; a deadlock is tried again; what was loaded before is forgotten.
+key; a deadlock is tried again, and what stays locked is a problem that says so; what was loaded
+before is forgotten.
 """
 
 import functools
@@ -24,10 +25,10 @@ from strawberry.utils.str_converters import to_camel_case
 from db import idempotency
 from db.base import Base
 from db.constraints import violated
-from db.refusals import Denied, Overtaken, Refused, Unauthenticated, invalid
-from schema.context import Context, Info, Scope
+from db.refusals import Denied, Limited, Overtaken, Refused, Unauthenticated, invalid
+from schema.context import Context, Info
 from schema.inputs import MAX_KEY_CHARS, check_text
-from schema.mirror import MIRRORS, by_key, is_shareable
+from schema.mirror import MIRRORS, Scope, by_key, is_shareable
 from schema.problems import PROBLEM_TYPES, Problem, ProblemCode, problems
 from schema.rows import Level, Row
 from schema.scalars import JsonText
@@ -37,7 +38,10 @@ P = TypeVar("P", bound="Payload")
 
 ATTEMPTS = 3
 """How often a transaction that deadlocked or was overtaken is tried in all."""
-_TRY_AGAIN = ("40001", "40P01")
+BUSY_SECONDS = 1
+"""When a client may try again what other changes kept from being done."""
+_TRY_AGAIN = ("40001", "40P01")  # overtaken by another transaction, deadlocked with one
+_LOCKED = "55P03"  # another one held the row for longer than the lock timeout
 
 SECRET = {"secret": True}
 """The metadata of a field, of an input or a payload, that is never stored nor hashed plainly."""
@@ -120,7 +124,7 @@ def _authorize(context: Context, access: Scope | None) -> None:
         return
     if context.actor is None:
         raise Unauthenticated("Log in first.")
-    if access not in context.actor.scopes:
+    if not context.actor.may(access):
         raise Denied(f"This key does not have the scope {access}.")
 
 
@@ -131,7 +135,10 @@ async def _attempt(do: Callable[[], Awaitable[P]]) -> P:
         except (DBAPIError, Overtaken) as error:
             if _is_orphan(error):
                 raise Unauthenticated("This account is gone.") from None
-            if attempt == ATTEMPTS or not _may_pass(error):
+            again = _may_pass(error)
+            if _sqlstate(error) == _LOCKED or (again and attempt == ATTEMPTS):
+                raise Limited("The row is busy: try again.", BUSY_SECONDS) from None
+            if not again:
                 raise
     raise AssertionError("unreachable")
 
@@ -144,9 +151,12 @@ def _is_orphan(error: Exception) -> bool:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the same transaction may succeed when it is tried again."""
-    return isinstance(error, Overtaken) or (
-        isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _TRY_AGAIN
-    )
+    return isinstance(error, Overtaken) or _sqlstate(error) in _TRY_AGAIN
+
+
+def _sqlstate(error: Exception) -> str | None:
+    """PostgreSQL's name for a failure, if it is one of PostgreSQL's."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
 
 
 async def _once(

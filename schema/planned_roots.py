@@ -64,6 +64,7 @@ class RootRow:
 
     async def load(self, run: Run) -> Any:
         assert self._statement is not None
+        run.loaders.permit(self._rows.mirror)
         keys = [self._identify(run)]
         records = await run.session.fetch(self._statement, {"keys": keys})
         if not records and not self._nullable:
@@ -113,6 +114,7 @@ class RootNodes:
             by_mirror.setdefault(mirror, []).append(value)
         found: dict[tuple[Mirror, UUID], Any] = {}
         for mirror, values in by_mirror.items():
+            run.loaders.permit(mirror)
             rows, selection, position = self._plan(mirror)
             statement = PreparedSelect(rows_select(mirror, rows.columns, False))
             records = await run.session.fetch(statement, {"keys": list(dict.fromkeys(values))})

@@ -26,9 +26,12 @@ from db.base import (
 class ApiKeyScope(Choice):
     """What an API key may do."""
 
-    READ = "read", "Read and watch everything."
-    WRITE = "write", "Change conversations, documents, projects, workers and tasks."
-    ACCOUNT = "account", "Change the account, its log-ins and its keys."
+    READ = "read", "Read and watch conversations, documents, projects, workers and tasks."
+    WRITE = "write", "Change them as well; who may write may read."
+    ACCOUNT = (
+        "account",
+        "See and change the account's log-ins and keys, see its audit events, change the account.",
+    )
 
 
 class UserFields(Base):

@@ -35,10 +35,10 @@ PROJECTS = "{ projects { nodes { id } } }"
 
 
 async def test_a_key_asks_for_its_owner(account: Account, admin_engine: AsyncEngine) -> None:
-    made = await account.do(CREATE, name="script", scopes=["READ"])
+    made = await account.do(CREATE, name="script", scopes=["READ", "ACCOUNT"])
     assert made["problems"] == []
     key = made["apiKey"]
-    assert (key["name"], key["scopes"], key["expiresAt"]) == ("script", ["READ"], None)
+    assert (key["name"], key["scopes"], key["expiresAt"]) == ("script", ["READ", "ACCOUNT"], None)
     assert made["token"].startswith(key["prefix"])
     assert len(made["token"]) - len(key["prefix"]) == 37
     script = account.by(made["token"])
@@ -80,13 +80,17 @@ async def test_scopes_bound_what_a_key_may(account: Account) -> None:
     log_out = f"mutation {{ logOut(input: {{}}) {{ {PROBLEMS} }} }}"
     for caller, reads, owns in (
         (await by("READ"), True, False),
-        (await by("WRITE"), False, False),
+        (await by("WRITE"), True, False),
         (await by("READ", "WRITE"), True, False),
         (await by("ACCOUNT"), False, True),
     ):
         answer = await caller.execute(PROJECTS)
         codes_ = [error["extensions"]["code"] for error in answer.get("errors", [])]
         assert codes_ == ([] if reads else ["FORBIDDEN"])
+        for document in ("{ loginSessions { totalCount } }", "{ apiKeys { nodes { id } } }"):
+            answer = await caller.execute(document)
+            codes_ = [error["extensions"]["code"] for error in answer.get("errors", [])]
+            assert codes_ == ([] if owns else ["FORBIDDEN"])
         changed = (await caller.ask(update))["updateViewer"]
         assert codes(changed) == ([] if owns else ["FORBIDDEN"])
         # No key has a login session to end.
