@@ -8,7 +8,7 @@ Refused
 ├── KeyReused        an idempotency key that came with another request before
 ├── Denied           the caller may not do this
 ├── Unauthenticated  nobody is logged in, or the credentials are wrong
-└── Limited          too many attempts
+└── Limited          not now: the row is busy
 """
 
 from collections.abc import Iterable, Mapping
@@ -95,7 +95,7 @@ class Unauthenticated(Refused):
 
 
 class Limited(Refused):
-    """Too many attempts; the next one may come in `retry_after_seconds`."""
+    """Not now: others are at the same rows. It may be tried again in `retry_after_seconds`."""
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds

@@ -27,7 +27,7 @@ class ProblemCode(Enum):
         "unauthenticated", description="Nobody is logged in, or the credentials are wrong."
     )
     FORBIDDEN = strawberry.enum_value("forbidden", description="The caller may not do this.")
-    RATE_LIMITED = strawberry.enum_value("rate_limited", description="Too many attempts.")
+    RATE_LIMITED = strawberry.enum_value("rate_limited", description="Not now: try again later.")
 
 
 @strawberry.interface(description="Why a mutation did nothing, or not all.")
@@ -77,7 +77,7 @@ class Forbidden(Problem):
     """A caller without the right."""
 
 
-@strawberry.type(description="Too many attempts.")
+@strawberry.type(description="Not now, as others are changing the same rows: try again later.")
 class RateLimited(Problem):
     """A caller who has to wait."""
 
