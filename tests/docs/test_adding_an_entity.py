@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import FreshDatabase
-from tests.docs.pages import ROOT, blocks, page
+from tests.docs.pages import ROOT, blocks, files, page
 from tests.processes import environment, serving
 
 PAGE = page("docs/adding-an-entity.md")
@@ -63,11 +63,9 @@ async def test_an_entity_is_added_as_the_page_says(
 
 def copied(tree: Path) -> Path:
     """A copy of what is in the repository, with a virtual environment that is this one."""
-    names = done("git", "ls-files", "--cached", "--others", "--exclude-standard", root=ROOT)
-    for name in names.splitlines():
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name)
+    for name in files():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
     python = tree / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 
-from tests.docs.pages import ROOT, page
+from tests.docs.pages import ROOT, files, page
 from tests.docs.settings_table import written
 
 PAGES = sorted(
@@ -46,9 +45,5 @@ def test_files_that_are_named_exist(name: str) -> None:
 
 
 def test_the_top_level_holds_what_it_should() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    names = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    names = {name.partition("/")[0] for name in files()}
     assert {name for name in names if not name.startswith(".")} == TOP
