@@ -1,11 +1,11 @@
-"""What guards a table besides its constraints: the owner's policy and the application's rights.
+"""What guards a table besides its constraints: its policies and the application's rights.
 
 Alembic knows neither. It learns them here, so that the revision of a new table protects it, and
 `alembic check` finds a table that is not protected.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from alembic.autogenerate import renderers
@@ -14,21 +14,17 @@ from alembic.operations.ops import ExecuteSQLOp, MigrateOperation, UpgradeOps
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
 
-from db.scope import owner_column
+from db.policies import FOUND, Policy, mending
 
 PLUGIN = "engram.protection"
 """What Alembic knows this by."""
 ROLE = "engram_app"
-POLICY = "owner_only"
-# The setting is '' after the transaction that set it, and '' is no uuid.
-CURRENT_OWNER = "(SELECT nullif(current_setting('app.owner_id', true), '')::uuid)"
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 APPEND_ONLY = RIGHTS[:2]
 
 _GUARDS = sa.text(
     f"""
     SELECT relname, relrowsecurity, relforcerowsecurity,
-        EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = '{POLICY}'),
         array(
             SELECT privilege_type FROM aclexplode(relacl) WHERE grantee = to_regrole('{ROLE}')
         )
@@ -43,8 +39,8 @@ class Guards:
 
     enabled: bool = False
     forced: bool = False
-    policy: bool = False
     rights: Collection[str] = ()
+    policies: list[Policy] = field(default_factory=list)
 
 
 class Protect(ExecuteSQLOp):
@@ -64,7 +60,7 @@ class Keep(MigrateOperation):
 
 
 def missing(table: sa.Table, guards: Guards) -> Iterator[str]:
-    """The statements that give a table what it lacks, and the application no more than it needs."""
+    """The statements that give a table what it lacks, and nobody more than they need."""
     name = f"public.{table.name}"
     wanted = APPEND_ONLY if table.info["append_only"] else RIGHTS
     granted = [right for right in wanted if right not in guards.rights]
@@ -77,9 +73,7 @@ def missing(table: sa.Table, guards: Guards) -> Iterator[str]:
         yield f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"
     if not guards.forced:
         yield f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY"
-    if not guards.policy:
-        own = f"{owner_column(table).name} = {CURRENT_OWNER}"
-        yield f"CREATE POLICY {POLICY} ON {name} USING ({own}) WITH CHECK ({own})"
+    yield from mending(table.name, guards.policies)
 
 
 def compare(
@@ -88,6 +82,9 @@ def compare(
     """Compare the guards of every table with what it needs."""
     assert autogen.connection is not None
     found = {row[0]: Guards(*row[1:]) for row in autogen.connection.execute(_GUARDS)}
+    for name, *policy in autogen.connection.execute(FOUND):
+        if name in found:
+            found[name].policies.append(Policy(*policy))
     for table in autogen.sorted_tables:
         for statement in missing(table, found.get(table.name, Guards())):
             upgrade.ops.append(Protect(statement))

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.policies import FOUND, Policy, mending, strays
 from db.session import Session, SessionOptions
 
 MIGRATE = "run `python -m server migrate` with the owner's URL in DATABASE_MIGRATION_URL"
@@ -20,7 +21,6 @@ TABLES = text(
     """
     SELECT c.relname AS name,
            c.relrowsecurity AND c.relforcerowsecurity AS forced,
-           EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid) AS has_policy,
            pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
            row_security_active(c.oid) AS active
       FROM pg_class c
@@ -65,19 +65,25 @@ async def verify_row_security(
                     f"The role {role.name} of the application owns the table {table.name}: "
                     "let the server take the role engram_app, or connect with another role."
                 )
-            if not (table.forced and table.has_policy and table.active):
+            if not (table.forced and table.active):
                 raise RowSecurityError(
-                    f"Row-level security does not bind on the table {table.name}: {MIGRATE}."
+                    f"Row-level security does not bind on the table {table.name}: as the owner, "
+                    f"run ALTER TABLE {table.name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL "
+                    "SECURITY."
                 )
+        policies: dict[str, list[Policy]] = {table.name: [] for table in tables}
+        for name, *policy in await session.execute(FOUND):
+            policies.setdefault(name, []).append(Policy(*policy))
+        for name, found in policies.items():
+            for wrong in strays(name, found):
+                mend = "; ".join(mending(name, found))
+                raise RowSecurityError(f"The table {name} {wrong}: as its owner, run {mend}.")
         try:
             strangers = await session.scalar(text("SELECT EXISTS (SELECT FROM users)"))
         except DBAPIError as error:
             raise _refusal(error, options) from error
         if strangers:
-            raise RowSecurityError(
-                "A session of nobody sees people in the table users: a policy was added or "
-                f"changed by hand; restore it, or {MIGRATE}."
-            )
+            raise RowSecurityError("A session of nobody sees people in the table users.")
 
 
 def _refusal(error: DBAPIError, options: SessionOptions) -> RowSecurityError:

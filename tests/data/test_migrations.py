@@ -99,6 +99,15 @@ async def test_migrations_make_what_the_models_say(
         ("ALTER TABLE tasks DROP COLUMN attempts", {"'attempts'", "ck_tasks_attempts"}),
         ("ALTER TABLE tasks DROP CONSTRAINT ck_tasks_priority", {"ck_tasks_priority"}),
         ("DROP POLICY owner_only ON tasks", {"CREATE POLICY owner_only ON public.tasks"}),
+        (
+            "ALTER POLICY owner_only ON tasks USING (true) WITH CHECK (true)",
+            {"DROP POLICY owner_only ON public.tasks", "CREATE POLICY owner_only ON public.tasks"},
+        ),
+        (
+            "CREATE POLICY leak ON documents FOR SELECT USING (true)",
+            {"DROP POLICY leak ON public.documents"},
+        ),
+        ("DROP POLICY find_login ON users", {"CREATE POLICY find_login ON public.users"}),
         ("ALTER TABLE users NO FORCE ROW LEVEL SECURITY", {"users FORCE ROW LEVEL SECURITY"}),
         ("ALTER TABLE chunks DISABLE ROW LEVEL SECURITY", {"chunks ENABLE ROW LEVEL SECURITY"}),
         ("REVOKE UPDATE ON chunks FROM engram_app", {"GRANT UPDATE ON public.chunks"}),

@@ -45,7 +45,14 @@ async def test_roles_that_it_does_not_bind(
         ("ALTER TABLE tasks DISABLE ROW LEVEL SECURITY", "table tasks"),
         ("ALTER TABLE tasks NO FORCE ROW LEVEL SECURITY", "table tasks"),
         ("DROP POLICY owner_only ON chunks", "table chunks"),
-        ("CREATE POLICY open ON users FOR SELECT USING (true)", "sees people"),
+        ("CREATE POLICY open ON users FOR SELECT USING (true)", "table users has the policy open"),
+        ("CREATE POLICY leak ON documents FOR SELECT USING (true)", "DROP POLICY leak ON public.d"),
+        ("CREATE POLICY leak ON tasks TO engram_app USING (true)", "table tasks has the policy"),
+        ("ALTER POLICY owner_only ON tasks USING (true) WITH CHECK (true)", "tasks has a policy"),
+        ("ALTER POLICY owner_only ON chunks WITH CHECK (true)", "chunks has a policy"),
+        ("ALTER POLICY owner_only ON chunks TO engram_app", "chunks has a policy"),
+        ("ALTER POLICY find_login ON users TO PUBLIC", "find_login that was changed"),
+        ("DROP POLICY find_login ON users", "lacks the policy find_login"),
         ("CREATE TABLE added (id int)", "table added"),
         ("ALTER TABLE projects OWNER TO engram_app", "owns the table projects"),
     ],
@@ -62,6 +69,18 @@ async def test_damage_by_hand_is_found(
         await connection.execute(text(damage))
     with pytest.raises(RowSecurityError, match=reason):
         await verify_row_security(admin)
+
+
+async def test_what_it_says_to_run_mends_it(fresh_database: FreshDatabase) -> None:
+    admin = create_engine(await fresh_database(admin=True), pooled=False)
+    async with admin.connect() as connection:
+        await connection.execute(text("ALTER POLICY owner_only ON users USING (true)"))
+        with pytest.raises(RowSecurityError) as refused:
+            await verify_row_security(admin)
+        _, said = str(refused.value).removesuffix(".").split(" run ")
+        for statement in said.split("; "):
+            await connection.execute(text(statement))
+    await verify_row_security(admin)
 
 
 async def test_an_empty_database_is_refused(fresh_database: FreshDatabase) -> None:

@@ -1,0 +1,109 @@
+"""The policies of row-level security that tables have: these, to the letter, and no others.
+
+One policy more would let more rows through, as policies that permit are joined by OR. So what
+PostgreSQL says of a table is compared with this, by `alembic check` and whenever a server starts.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+POLICY = "owner_only"
+OWNER = "OWNER"
+"""Stands for the role that owns the table."""
+
+# The setting is '' after the transaction that set it, and '' is no uuid.
+_CURRENT_OWNER = "(SELECT nullif(current_setting('app.owner_id', true), '')::uuid)"
+# The same as PostgreSQL prints it back.
+_PRINTED_OWNER = (
+    "( SELECT (NULLIF(current_setting('app.owner_id'::text, true), ''::text))::uuid AS \"nullif\")"
+)
+
+
+class Policy(NamedTuple):
+    """A policy as PostgreSQL describes it."""
+
+    name: str
+    command: str
+    """ALL, SELECT, INSERT, UPDATE or DELETE."""
+    permissive: bool
+    role: str
+    """OWNER, PUBLIC, or whatever else it is for."""
+    using: str | None
+    with_check: str | None
+
+
+FOUND = sa.text(
+    """
+    SELECT c.relname::text, p.polname::text,
+        CASE p.polcmd WHEN '*' THEN 'ALL' WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
+            WHEN 'w' THEN 'UPDATE' ELSE 'DELETE' END,
+        p.polpermissive,
+        CASE p.polroles WHEN array[0::oid] THEN 'PUBLIC' WHEN array[c.relowner] THEN 'OWNER'
+            ELSE p.polroles::text END,
+        pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+    WHERE c.relnamespace = 'public'::regnamespace
+    ORDER BY 1, 2
+    """
+)
+"""The table and the columns of `Policy`, for every policy there is."""
+_quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
+
+
+def _owner(table: str) -> str:
+    return "id" if table == "users" else "owner_id"
+
+
+def wanted(table: str) -> list[Policy]:
+    """The policies that a table must have."""
+    own = f"({_owner(table)} = {_PRINTED_OWNER})"
+    policies = [Policy(POLICY, "ALL", True, "PUBLIC", own, own)]
+    if table == "users":
+        # For `engram_find_login`, which runs as the owner of the table, whom FORCE binds as well.
+        policies.append(Policy("find_login", "SELECT", True, OWNER, "true", None))
+    return policies
+
+
+def strays(table: str, found: list[Policy]) -> Iterator[str]:
+    """What is wrong with the policies of a table, each as the rest of a sentence about it."""
+    expected = {policy.name: policy for policy in wanted(table)}
+    present = {policy.name: policy for policy in found}
+    for name in expected.keys() - present.keys():
+        yield f"lacks the policy {name}"
+    for name, policy in present.items():
+        if name not in expected:
+            yield f"has the policy {name}, which is none of Engram's"
+        elif policy != expected[name]:
+            yield f"has a policy {name} that was changed by hand"
+
+
+def mending(table: str, found: list[Policy]) -> Iterator[str]:
+    """The statements that give a table its policies and no others."""
+    expected = wanted(table)
+    for policy in found:
+        if policy not in expected:
+            yield f"DROP POLICY {_quoted(policy.name)} ON public.{_quoted(table)}"
+    for policy in expected:
+        if policy not in found:
+            yield _creation(table, policy)
+
+
+def _creation(table: str, policy: Policy) -> str:
+    parts = [f"CREATE POLICY {policy.name} ON public.{_quoted(table)}"]
+    if policy.command != "ALL":
+        parts.append(f"FOR {policy.command}")
+    if policy.role == OWNER:
+        parts.append("TO CURRENT_USER")
+    for word, expression in (("USING", policy.using), ("WITH CHECK", policy.with_check)):
+        if expression is not None:
+            parts.append(f"{word} ({_written(table, expression)})")
+    return " ".join(parts)
+
+
+def _written(table: str, printed: str) -> str:
+    """An expression as people write it."""
+    own = f"{_owner(table)} = {_CURRENT_OWNER}"
+    return own if printed == f"({_owner(table)} = {_PRINTED_OWNER})" else printed
