@@ -196,8 +196,11 @@ def search_column(source: str) -> Any:
 
 
 def keyset(table: str, order: str, *, live: bool = True) -> sa.Index:
-    """The index a list of all of an owner's rows pages by: its order, then the id."""
-    names = [name.lstrip("-") for name in order.split()]
+    """The index a list of all of an owner's rows pages by: its order, then the id.
+
+    A `?` after a name marks a moment that can be null.
+    """
+    names = [name.strip("-?") for name in order.split()]
     only: dict[str, Any] = {"postgresql_where": sa.text("deleted_at IS NULL")} if live else {}
     name = f"ix_{table}_by_{'_'.join(names)}"
     return sa.Index(name, "owner_id", *ordered(order.split()), **only)
@@ -212,12 +215,12 @@ def gin(table: str, column: str) -> sa.Index:
 
 
 def deletions(table: str) -> sa.Index:
-    """The index by which a restore finds what one delete took."""
+    """The index by which a restore finds what one delete took, and a list what is deleted."""
     return sa.Index(
         f"ix_{table}_deletion",
         "owner_id",
         "deletion_id",
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
 
 

@@ -152,12 +152,26 @@ def owned_keys(table: str, fields: Mapping[str, FieldInfo]) -> Iterator[SchemaIt
         )
 
 
+NEVER = "'infinity'::timestamp with time zone"
+"""What stands for a moment that is null where rows are ordered by it: later than all others."""
+
+
 def ordered(order: Iterable[str]) -> Iterator[str | sa.TextClause]:
-    """The columns of an index in their directions; the id goes the way of the last one."""
-    last = ""
-    for last in order:
-        yield sa.text(f"{last[1:]} DESC") if last.startswith("-") else last
-    yield sa.text("id DESC") if last.startswith("-") else "id"
+    """The columns of an index in their directions; the id goes the way of the last one.
+
+    `-name` is descending; `name?` is a moment that can be null.
+    """
+    falling = False
+    for key in order:
+        falling = key.startswith("-")
+        name = key.strip("-?")
+        if key.endswith("?"):
+            # Spelled as PostgreSQL prints it back, so that `alembic check` finds no difference.
+            expression = f"(\nCASE\n    WHEN {name} IS NULL THEN {NEVER}\n    ELSE {name}\nEND)"
+            yield sa.text(expression + " DESC" * falling)
+        else:
+            yield sa.text(f"{name} DESC") if falling else name
+    yield sa.text("id DESC") if falling else "id"
 
 
 def checks(fields: Mapping[str, FieldInfo]) -> Iterator[sa.CheckConstraint]:

@@ -86,7 +86,7 @@ def _depth_of(page: PageShape, *, upper: bool) -> ColumnElement[Any] | None:
     """The depth in the cursor that bounds a page from above or from below, if it has one."""
     ends = [("b0", page.before), ("a0", page.after)]
     name, given = ends[0] if upper != page.order[0].descending else ends[1]
-    return None if given is None else cast(bindparam(name, type_=Integer), BigInteger)
+    return cast(bindparam(name, type_=Integer), BigInteger) if given else None
 
 
 def _floor(page: PageShape, leaf_depth: ColumnElement[Any]) -> ColumnElement[Any] | None:

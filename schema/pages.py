@@ -15,18 +15,32 @@ from uuid import UUID
 
 import orjson
 import strawberry
-from sqlalchemy import ColumnElement, FromClause, UnaryExpression, and_, bindparam, or_, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    FromClause,
+    UnaryExpression,
+    and_,
+    bindparam,
+    case,
+    literal_column,
+    or_,
+    tuple_,
+)
 
+from db.derivation import NEVER
 from schema.errors import ErrorCode, RequestError, bad_input
 from schema.filters import Clause, Condition
 from schema.mirror import Mirror, OrderTerm
 from schema.rows import Row
-from schema.scalars import clean_text
+from schema.scalars import clean_text, in_utc
 
 DEFAULT_PAGE = 20
 MAX_PAGE = 1_000
 MAX_ORDER_TERMS = 5
 MAX_CURSOR_CHARS = 4_000
+
+_NEVER: ColumnElement[datetime] = literal_column(NEVER, DateTime(timezone=True))
 
 T = TypeVar("T")
 
@@ -47,22 +61,20 @@ class PageInfo:
     end_cursor: str | None = strawberry.field(description="The cursor of the last edge.")
 
 
-Nulls = tuple[bool, ...]
-"""For each key of an order, whether a cursor holds null there."""
-
-
 @dataclass(frozen=True)
 class PageShape:
     """What decides the text of a page's statement; its values travel as parameters."""
 
     order: Order
     backward: bool = False
-    after: Nulls | None = None
-    before: Nulls | None = None
+    after: bool = False
+    before: bool = False
     filter: Hashable = None
     deleted: bool = False
     clause: Clause | None = field(default=None, compare=False)
     """What the filter's shape stands for."""
+    large: bool = False
+    """Whether the filter is too long for its statement to be kept."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +141,8 @@ class Page:
         self.order = shape.order
         self.nodes = kept
         self._count = count
-        self._has_next = more if not shape.backward else shape.before is not None
-        self._has_previous = more if shape.backward else shape.after is not None
+        self._has_next = more if not shape.backward else shape.before
+        self._has_previous = more if shape.backward else shape.after
 
     @property
     def edges(self) -> list[Edge]:
@@ -172,11 +184,12 @@ def request_page(mirror: Mirror, default_order: Order, arguments: Mapping[str, A
     shape = PageShape(
         order=order,
         backward=last is not None,
-        after=None if after is None else tuple(value is None for value in after),
-        before=None if before is None else tuple(value is None for value in before),
+        after=after is not None,
+        before=before is not None,
         filter=condition.shape if condition else None,
         deleted=bool(arguments.get("deleted")),
         clause=condition.clause if condition else None,
+        large=condition is not None and condition.is_large,
     )
     return PageRequest(
         shape=shape,
@@ -249,13 +262,15 @@ def _value(mirror: Mirror, name: str, value: Any) -> Any:
             raise ValueError("null")
         return None
     python_type = column.type.python_type
+    if python_type in (UUID, datetime) and not isinstance(value, str):
+        raise ValueError("no text")
     if python_type is UUID:
         return UUID(value)
     if python_type is datetime:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise ValueError("no offset")
-        return moment
+        return in_utc(moment)
     if type(value) is not python_type:
         raise ValueError("another type")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -272,9 +287,9 @@ def _is_big(column_type: Any) -> bool:
 def order_by(source: FromClause, shape: PageShape) -> list[UnaryExpression[Any]]:
     """The ORDER BY of a page; a backward page is read from its end."""
     return [
-        source.c[term.column].desc()
+        order_key(source.c[term.column]).desc()
         if term.descending != shape.backward
-        else source.c[term.column].asc()
+        else order_key(source.c[term.column]).asc()
         for term in shape.order
     ]
 
@@ -282,49 +297,41 @@ def order_by(source: FromClause, shape: PageShape) -> list[UnaryExpression[Any]]
 def bounds(source: FromClause, shape: PageShape) -> list[ColumnElement[bool]]:
     """The rows strictly after `after` and strictly before `before`, in the order of the shape."""
     clauses = []
-    if shape.after is not None:
-        clauses.append(_beyond(source, shape.order, shape.after, "a", reverse=False))
-    if shape.before is not None:
-        clauses.append(_beyond(source, shape.order, shape.before, "b", reverse=True))
+    if shape.after:
+        clauses.append(_beyond(source, shape.order, "a", reverse=False))
+    if shape.before:
+        clauses.append(_beyond(source, shape.order, "b", reverse=True))
     return clauses
 
 
-def _beyond(
-    source: FromClause, order: Order, nulls: Nulls, prefix: str, *, reverse: bool
-) -> ColumnElement[bool]:
-    columns: list[ColumnElement[Any]] = [source.c[term.column] for term in order]
-    values = [
-        None if null else bindparam(f"{prefix}{i}", type_=column.type)
-        for i, (column, null) in enumerate(zip(columns, nulls, strict=True))
+def _beyond(source: FromClause, order: Order, prefix: str, *, reverse: bool) -> ColumnElement[bool]:
+    keys: list[ColumnElement[Any]] = [order_key(source.c[term.column]) for term in order]
+    values: list[ColumnElement[Any]] = [
+        order_key(
+            source.c[term.column], bindparam(f"{prefix}{i}", type_=source.c[term.column].type)
+        )
+        for i, term in enumerate(order)
     ]
     falling = [term.descending != reverse for term in order]
-    if len(set(falling)) == 1 and not any(_nullable(column) for column in columns):
+    if len(set(falling)) == 1:
         # One row comparison: PostgreSQL turns it into one range of the index.
-        bound, row = tuple_(*values), tuple_(*columns)
+        bound, row = tuple_(*values), tuple_(*keys)
         return row < bound if falling[0] else row > bound
     alternatives = []
-    for position, column in enumerate(columns):
-        same = [_same(columns[i], values[i]) for i in range(position)]
-        further = _further(column, values[position], falling=falling[position])
-        if further is not None:
-            alternatives.append(and_(*same, further))
-    return or_(*alternatives)
+    for position, (key, value) in enumerate(zip(keys, values, strict=True)):
+        same = [keys[i] == values[i] for i in range(position)]
+        alternatives.append(and_(*same, key < value if falling[position] else key > value))
+    # What the alternatives imply, said so that an index can start there.
+    start = keys[0] <= values[0] if falling[0] else keys[0] >= values[0]
+    return and_(start, or_(*alternatives))
 
 
-def _nullable(column: ColumnElement[Any]) -> bool:
-    return bool(getattr(column, "nullable", True))
+def order_key(column: Any, value: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+    """What an order compares of a column, or of a value of it.
 
-
-def _same(column: ColumnElement[Any], value: ColumnElement[Any] | None) -> ColumnElement[bool]:
-    return column.is_(None) if value is None else column == value
-
-
-def _further(
-    column: ColumnElement[Any], value: ColumnElement[Any] | None, *, falling: bool
-) -> ColumnElement[bool] | None:
-    """Strictly beyond `value`, where null is greater than everything (PostgreSQL's default)."""
-    if falling:
-        return column.is_not(None) if value is None else column < value
-    if value is None:
-        return None
-    return or_(column > value, column.is_(None)) if _nullable(column) else column > value
+    A moment that is null counts as later than all others: by a comparison with null PostgreSQL
+    could not start in the middle of an index. Nor could it, under row-level security, with
+    COALESCE, which it does not know to be leakproof.
+    """
+    compared: ColumnElement[Any] = column if value is None else value
+    return case((compared.is_(None), _NEVER), else_=compared) if column.nullable else compared

@@ -97,9 +97,9 @@ class ConnectionShape:
         shape = page.request.shape
         match name:
             case "hasNextPage":
-                return shape.before is not None if shape.backward else page.more
+                return shape.before if shape.backward else page.more
             case "hasPreviousPage":
-                return page.more if shape.backward else shape.after is not None
+                return page.more if shape.backward else shape.after
             case "startCursor":
                 return self._page.cursor(page, page.records[0]) if page.records else None
             case "endCursor":
@@ -164,6 +164,7 @@ class PagesChild:
         self._columns = self.rows.columns
 
     async def load(self, run: Run, keys: Sequence[UUID | None]) -> Sequence[Lookup]:
+        run.loaders.permit(self.relation.target)
         request = self._arguments.resolve(run.variables)
         groups: dict[UUID | None, list[Record]] = {key: [] for key in keys}
         counts: dict[UUID | None, int] = {}
@@ -230,6 +231,8 @@ class PagesChild:
             else:
                 select = page_select if self.relation.root else pages_select
                 statement = PreparedSelect(select(self.relation, shape, self._columns_of(shape)))
+            if shape.large:
+                return statement
             if len(self._statements) >= KEPT_STATEMENTS:
                 self._statements.clear()
             self._statements[key] = statement

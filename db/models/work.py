@@ -140,7 +140,8 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
         sa.UniqueConstraint("owner_id", "project_id", "id"),
         keyset("tasks", "-created_at"),
         keyset("tasks", "-priority"),
-        keyset("tasks", "due_at"),
+        keyset("tasks", "due_at?"),
+        keyset("tasks", "number"),
         # What claims and the list of ready tasks walk, in all projects or in one.
         sa.Index("ix_tasks_ready", "owner_id", *_CLAIM_ORDER, postgresql_where=_OPEN),
         sa.Index(

@@ -278,7 +278,7 @@ def upgrade() -> None:
         "ix_conversations_deletion",
         "conversations",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index(
         "ix_conversations_tags",
@@ -357,7 +357,7 @@ def upgrade() -> None:
         "ix_documents_deletion",
         "documents",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_table(
         "idempotency_keys",
@@ -479,7 +479,7 @@ def upgrade() -> None:
         "ix_projects_deletion",
         "projects",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_table(
         "workers",
@@ -530,7 +530,7 @@ def upgrade() -> None:
         "ix_workers_deletion",
         "workers",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index(
         "uq_workers_human",
@@ -598,7 +598,7 @@ def upgrade() -> None:
         "ix_chunks_deletion",
         "chunks",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index(
         "ix_chunks_document_id", "chunks", ["owner_id", "document_id", "position", "id"]
@@ -692,7 +692,7 @@ def upgrade() -> None:
         "ix_messages_deletion",
         "messages",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index(
         "ix_messages_parent_id", "messages", ["owner_id", "parent_id", "created_at", "id"]
@@ -819,7 +819,20 @@ def upgrade() -> None:
     op.create_index(
         "ix_tasks_by_due_at",
         "tasks",
-        ["owner_id", "due_at", "id"],
+        [
+            "owner_id",
+            sa.literal_column(
+                "(\nCASE\n    WHEN due_at IS NULL THEN 'infinity'::timestamp with time zone\n"
+                "    ELSE due_at\nEND)"
+            ),
+            "id",
+        ],
+        postgresql_where=sa.text("deleted_at IS NULL"),
+    )
+    op.create_index(
+        "ix_tasks_by_number",
+        "tasks",
+        ["owner_id", "number", "id"],
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
     op.create_index(
@@ -852,7 +865,7 @@ def upgrade() -> None:
         "ix_tasks_deletion",
         "tasks",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index("ix_tasks_parent_id", "tasks", ["owner_id", "parent_id", "number", "id"])
     op.create_index("ix_tasks_project_id", "tasks", ["owner_id", "project_id", "number", "id"])
@@ -936,7 +949,7 @@ def upgrade() -> None:
         "ix_message_parts_deletion",
         "message_parts",
         ["owner_id", "deletion_id"],
-        postgresql_where=sa.text("deletion_id IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
     op.create_index(
         "ix_message_parts_message_id", "message_parts", ["owner_id", "message_id", "position", "id"]

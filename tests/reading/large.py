@@ -1,0 +1,93 @@
+"""An owner with twenty thousand rows in every table, beside as many of others."""
+
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from db.models import metadata
+from tests.factories import Factory, Row, store
+
+SEEDS = 40
+COPIES = 499
+SIZE = SEEDS * (COPIES + 1)
+
+
+async def fill(admin: AsyncEngine, *owners: UUID) -> dict[UUID, Factory]:
+    """Store some random rows for each owner, and copies of them that differ in keys and times."""
+    factories = {}
+    for number, owner_id in enumerate(owners):
+        factory = factories[owner_id] = Factory(owner_id, number)
+        tables = dict.fromkeys(metadata.tables, SEEDS) | {"users": 1}
+        await store(admin, factory.fill(tables))
+    async with admin.connect() as connection:
+        # The copies name rows that there are: checking that again would take most of the time.
+        await connection.execute(sa.text("SET session_replication_role = replica"))
+        for owner_id in owners:
+            for table in metadata.sorted_tables:
+                if table.name not in ("users", "task_dependencies"):
+                    await _copy(connection, table, owner_id)
+            await _depend(connection, owner_id, factories[owner_id].rows["tasks"])
+        await connection.execute(sa.text("RESET session_replication_role"))
+        await connection.execute(sa.text("ANALYZE"))
+    return factories
+
+
+async def _copy(connection: AsyncConnection, table: sa.Table, owner_id: UUID) -> None:
+    unique = {
+        column.name
+        for constraint in table.constraints
+        if isinstance(constraint, sa.UniqueConstraint)
+        for column in constraint.columns
+    }
+    columns = [column for column in table.c if column.computed is None and column.name != "xid"]
+    copies = sa.func.generate_series(1, COPIES).table_valued("n", name="copies").render_derived()
+    n = copies.c.n
+    values = [_copied(table, column, n, unique=column.name in unique) for column in columns]
+    rows = sa.select(*values).select_from(table.join(copies, sa.true()))
+    names = [column.name for column in columns]
+    await connection.execute(
+        table.insert().from_select(names, rows.where(table.c.owner_id == owner_id))
+    )
+
+
+def _copied(
+    table: sa.Table, column: sa.Column[Any], n: sa.ColumnElement[Any], *, unique: bool
+) -> sa.ColumnElement[Any]:
+    """A column of the n-th copy of a row."""
+    if column.name == "id":
+        return sa.func.uuidv7()
+    if column.name in ("active_leaf_id", "deletion_id"):
+        return sa.null() if column.name == "active_leaf_id" else column
+    if isinstance(column.type, sa.DateTime):
+        return column + n * sa.text("interval '7 minutes 3 seconds'")
+    if table.name == "workers" and column.name == "kind":
+        return sa.literal("agent")
+    if column.name == "name":
+        return column + sa.cast(n, sa.Text)
+    if unique and isinstance(column.type, sa.Integer):
+        return column + n * 1_000
+    if unique and isinstance(column.type, sa.LargeBinary):
+        return sa.func.sha256(sa.cast(sa.cast(sa.func.random(), sa.Text), sa.LargeBinary))
+    if unique and isinstance(column.type, sa.String):
+        number = sa.func.row_number().over(order_by=[table.c.id, n])
+        return sa.literal("Q") + sa.cast(number, sa.Text)
+    return column
+
+
+async def _depend(connection: AsyncConnection, owner_id: UUID, tasks: list[Row]) -> None:
+    """Let every tenth task, and those given, wait for the one before it."""
+    await connection.execute(
+        sa.text(
+            """
+            INSERT INTO task_dependencies (owner_id, task_id, depends_on_id)
+            SELECT owner_id, id, before FROM (
+                SELECT owner_id, id, lag(id) OVER by_number AS before,
+                    row_number() OVER by_number AS place
+                FROM tasks WHERE owner_id = :owner_id WINDOW by_number AS (ORDER BY number, id)
+            ) AS chained WHERE place > 1 AND (place % 10 = 0 OR id = ANY(:parents))
+            ON CONFLICT DO NOTHING"""
+        ),
+        {"owner_id": owner_id, "parents": [task["id"] for task in tasks]},
+    )
