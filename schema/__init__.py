@@ -5,6 +5,7 @@ from functools import cache
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
+from schema.access import authorize_first
 from schema.accounts import AccountsQuery
 from schema.accounts_keys import AccessMutation
 from schema.accounts_writes import AccountsMutation
@@ -47,7 +48,7 @@ _SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription, WorkSubscription)
 def build_schema() -> strawberry.Schema:
     """The schema; built once, as its types are finished in place."""
     types = finish((*_QUERIES, *_MUTATIONS, *_SUBSCRIPTIONS))
-    return strawberry.Schema(
+    schema = strawberry.Schema(
         query=_root("Query", _QUERIES, "What can be read."),
         mutation=_root("Mutation", _MUTATIONS, "What can be done.") if _MUTATIONS else None,
         subscription=(
@@ -58,6 +59,8 @@ def build_schema() -> strawberry.Schema:
         types=[*types, *PROBLEM_TYPES],
         config=StrawberryConfig(scalar_map=SCALARS),
     )
+    authorize_first(schema)
+    return schema
 
 
 def _root(name: str, parts: tuple[type, ...], description: str) -> type:

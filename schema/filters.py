@@ -5,7 +5,7 @@ Conditions have two truth values: `neq`, `notIn`, `none` and `not` are the exact
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 
 MAX_CONDITIONS = 100
 MAX_DEPTH = 6
+LARGE = 30
 MAX_LIST = 1_000
+INDEXED_ITEMS = 8
+"""How many items of `hasAny` are looked up in the index, one by one."""
 
 
 class Binder:
@@ -74,6 +77,8 @@ class Condition:
     shape: Hashable
     values: tuple[Any, ...]
     clause: Clause
+    is_large: bool = False
+    """Whether there are more than `LARGE` conditions, of a shape that may not come again."""
 
 
 def compile_filter(types: "FilterTypes", value: object) -> Condition:
@@ -83,7 +88,9 @@ def compile_filter(types: "FilterTypes", value: object) -> Condition:
         RequestError: a null where a value is needed, a text that cannot be stored, a bad id,
             or more than `MAX_CONDITIONS` conditions.
     """
-    return _Compiler().condition(types, value, 0)
+    compiler = _Compiler()
+    condition = compiler.condition(types, value, 0)
+    return replace(condition, is_large=compiler.count > LARGE)
 
 
 class _Compiler:
@@ -92,6 +99,12 @@ class _Compiler:
     def __init__(self) -> None:
         self.count = 0
 
+    def add(self, conditions: int) -> None:
+        """Count conditions. Raises RequestError when there are too many."""
+        self.count += conditions
+        if self.count > MAX_CONDITIONS:
+            raise bad_input(f"A filter has at most {MAX_CONDITIONS} conditions.")
+
     def condition(self, types: "FilterTypes", value: object, depth: int) -> Condition:
         if depth > MAX_DEPTH:
             raise bad_input(f"A filter must not be nested deeper than {MAX_DEPTH} levels.")
@@ -99,9 +112,7 @@ class _Compiler:
         return _all(parts)
 
     def _member(self, types: "FilterTypes", name: str, given: Any, depth: int) -> Condition:
-        self.count += 1
-        if self.count > MAX_CONDITIONS:
-            raise bad_input(f"A filter has at most {MAX_CONDITIONS} conditions.")
+        self.add(1)
         if given is None:
             raise _null(name)
         if name in ("and_", "or_"):
@@ -141,37 +152,46 @@ def given_members(value: object) -> list[tuple[str, Any]]:
 
 
 def _joined(word: str, parts: list[Condition], clause: Clause) -> Condition:
+    # The clauses are kept with statements, so they must not hold on to the parts' values.
     shape = (word, tuple(part.shape for part in parts))
     return Condition(shape, tuple(chain.from_iterable(part.values for part in parts)), clause)
 
 
 def _all(parts: list[Condition]) -> Condition:
+    clauses = [part.clause for part in parts]
+
     def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
-        return and_(true(), *[part.clause(source, bind) for part in parts])
+        return and_(true(), *[one(source, bind) for one in clauses])
 
     return _joined("and", parts, clause)
 
 
 def _any(parts: list[Condition]) -> Condition:
+    clauses = [part.clause for part in parts]
+
     def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
-        return or_(false(), *[part.clause(source, bind) for part in parts])
+        return or_(false(), *[one(source, bind) for one in clauses])
 
     return _joined("or", parts, clause)
 
 
 def _negated(part: Condition) -> Condition:
+    within = part.clause
+
     def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
-        return part.clause(source, bind).is_not(true())
+        return within(source, bind).is_not(true())
 
     return _joined("not", [part], clause)
 
 
 def _exists(relation: "Relation", condition: Condition) -> Condition:
+    within = condition.clause
+
     def clause(source: FromClause, bind: Binder) -> ColumnElement[bool]:
         target = relation.target.table.alias()
         return (
             scope.readable(target, literal_column("1"), deleted=None if relation.to_one else False)
-            .where(relation.match(target, source.c[relation.key]), condition.clause(target, bind))
+            .where(relation.match(target, source.c[relation.key]), within(target, bind))
             .correlate(source)
             .exists()
         )
@@ -185,10 +205,12 @@ def _column_condition(
     column = types.mirror.table.columns[name]
     parts = []
     for operator, operand in given_members(given):
-        compiler.count += 1
+        compiler.add(1)
         if operand is None:
             raise _null(operator)
         operand = _operand_value(types, name, operator, operand)
+        if operator == "has_any" and len(operand) <= INDEXED_ITEMS:
+            compiler.add(len(operand))
         parts.append(_comparison(column, operator, operand))
     return _all(parts)
 
@@ -202,9 +224,11 @@ def _comparison(column: Column[Any], operator: str, operand: Any) -> Condition:
             return source.c[name].is_(None) if operand else source.c[name].is_not(None)
 
         return Condition((name, operator, operand), (), null)
-    if operator == "has_any":
-        # By containment, which the jsonb_path_ops index serves.
-        return _any([_comparison(column, "has_all", [item]) for item in operand])
+    if operator == "has_any" and 0 < len(operand) <= INDEXED_ITEMS:
+        # By containment, which the jsonb_path_ops index serves; in few lengths, so few statements.
+        length = 1 << (len(operand) - 1).bit_length()
+        padded = operand + operand[-1:] * (length - len(operand))
+        return _any([_comparison(column, "has_all", [item]) for item in padded])
     if operator in _PATTERNS and not isinstance(column.type, JSONB):
         operand = _PATTERNS[operator].format(_escaped(operand))
         operator = "like"
@@ -228,15 +252,17 @@ def _operand_value(types: "FilterTypes", name: str, operator: str, operand: Any)
             raise bad_input(f"A list in a filter has at most {MAX_LIST} items.")
         if any(item is None for item in operand):
             raise bad_input("A list in a filter must not hold null.")
-        return [_scalar(types, name, item) for item in operand]
-    return _scalar(types, name, operand)
+    is_id = bare(column_fields(types.mirror.model)[name].annotation) is UUID
+    if isinstance(operand, list):
+        return [_scalar(types, name, item, is_id=is_id) for item in operand]
+    return _scalar(types, name, operand, is_id=is_id)
 
 
-def _scalar(types: "FilterTypes", name: str, value: Any) -> Any:
+def _scalar(types: "FilterTypes", name: str, value: Any, *, is_id: bool) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
-        if bare(column_fields(types.mirror.model)[name].annotation) is UUID:
+        if is_id:
             return id_operand(types.mirror, name, value)
         try:
             return clean_text(value)
@@ -279,5 +305,6 @@ _OPERATORS: dict[str, Callable[[ColumnElement[Any], Binder], ColumnElement[bool]
     "lte": lambda column, bind: column <= bind(column.type),
     "like": _like,
     "contains": lambda column, bind: column.contains(bind(column.type)),
+    "has_any": lambda column, bind: column.op("?|", is_comparison=True)(bind(ARRAY(Text()))),
     "has_all": lambda column, bind: column.contains(bind(column.type)),
 }

@@ -6,8 +6,8 @@ cache that outlives a write would serve what was.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 from uuid import UUID
 
 from aiodataloader import DataLoader
@@ -190,8 +190,8 @@ class Loaders:
         return loader.load(keys)
 
 
-STATEMENTS = 2_048
-"""How many statements of each kind are kept."""
+STATEMENTS = 256
+"""How many statements of each kind are kept; one with a filter of many conditions never is."""
 
 KEY = "engram_key"
 """The name under which a page's rows carry the key they were asked for by."""
@@ -223,10 +223,24 @@ def _narrowed(
     return statement
 
 
-# Building a statement costs more than running a small one, so those in use are kept.
+P = ParamSpec("P")
+Build = Callable[P, Select[*tuple[Any, ...]]]
 
 
-@lru_cache(STATEMENTS)
+def _kept(build: Build[P]) -> Build[P]:
+    """Keep what was built: building a statement costs more than running a small one."""
+    keep: Build[P] = lru_cache(STATEMENTS)(build)  # type: ignore[assignment]  # its arguments are hashable
+
+    @wraps(build)
+    def select(*args: P.args, **named: P.kwargs) -> Select[*tuple[Any, ...]]:
+        if any(isinstance(one, PageShape) and one.large for one in args):
+            return build(*args, **named).execution_options(compiled_cache=None)
+        return keep(*args, **named)
+
+    return select
+
+
+@_kept
 def rows_select(
     mirror: Mirror, columns: tuple[str, ...], deleted: bool | None
 ) -> Select[*tuple[Any, ...]]:
@@ -243,7 +257,7 @@ def _column(mirror: Mirror, source: FromClause, name: str) -> ColumnElement[Any]
     return cast(column, Text).label(name) if name in mirror.json_columns else column
 
 
-@lru_cache(STATEMENTS)
+@_kept
 def page_select(
     relation: "Relation", shape: PageShape, columns: tuple[str, ...]
 ) -> Select[*tuple[Any, ...]]:
@@ -264,7 +278,7 @@ def _page(
     )
 
 
-@lru_cache(STATEMENTS)
+@_kept
 def pages_select(
     relation: "Relation", shape: PageShape, columns: tuple[str, ...]
 ) -> Select[*tuple[Any, ...]]:
@@ -274,14 +288,14 @@ def pages_select(
     return select(*page.c, keys.c.key.label(KEY)).select_from(keys.join(page, true()))
 
 
-@lru_cache(STATEMENTS)
+@_kept
 def count_select(relation: "Relation", shape: PageShape) -> Select[*tuple[Any, ...]]:
     """The number of rows of a root relation."""
     source = relation.target.table.alias()
     return _narrowed(relation, shape, source, true(), func.count())
 
 
-@lru_cache(STATEMENTS)
+@_kept
 def counts_select(relation: "Relation", shape: PageShape) -> Select[*tuple[Any, ...]]:
     """The number of rows per key."""
     keys = _unnested_keys()

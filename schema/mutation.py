@@ -25,7 +25,8 @@ from strawberry.utils.str_converters import to_camel_case
 from db import idempotency
 from db.base import Base
 from db.constraints import violated
-from db.refusals import Denied, Limited, Overtaken, Refused, Unauthenticated, invalid
+from db.refusals import Limited, Overtaken, Refused, Unauthenticated, invalid
+from schema.access import ACCESS, Access
 from schema.context import Context, Info
 from schema.inputs import MAX_KEY_CHARS, check_text
 from schema.mirror import MIRRORS, Scope, by_key, is_shareable
@@ -101,7 +102,6 @@ def mutation(
             if transaction:
                 do = functools.partial(_once, context, operation, payload_type, input, do)
             try:
-                _authorize(context, access)
                 answer = await _attempt(do)
             except Refused as refused:
                 answer = payload_type(problems=problems(refused))
@@ -111,21 +111,16 @@ def mutation(
                 answer.client_mutation_id = input.client_mutation_id
             return answer
 
-        declared = strawberry.field(resolver=resolve, description=description)
+        declared = strawberry.field(
+            resolver=resolve,
+            description=description,
+            metadata={ACCESS: Access(access, payload_type)},
+        )
         for argument in declared.base_resolver.arguments:
             argument.description = hints["input"].__strawberry_definition__.description
         return declared
 
     return declare
-
-
-def _authorize(context: Context, access: Scope | None) -> None:
-    if access is None:
-        return
-    if context.actor is None:
-        raise Unauthenticated("Log in first.")
-    if not context.actor.may(access):
-        raise Denied(f"This key does not have the scope {access}.")
 
 
 async def _attempt(do: Callable[[], Awaitable[P]]) -> P:

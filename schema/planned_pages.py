@@ -1,6 +1,7 @@
 """Pages in a plan: a connection for each key, made from the rows of a whole level."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +12,10 @@ from schema.planned import PlannedArguments, RowsPlan, Run
 from schema.projection import Lookup, Objects, Record
 from schema.relation_fields import Relation
 
-KEPT_STATEMENTS = 64
-"""Statements that one relation field of a plan keeps, by the shapes of its arguments."""
+KEPT_STATEMENTS = 8
+"""Statements without a filter that one relation field of a plan keeps."""
+FILTERED_STATEMENTS = 512
+"""Statements with a filter that all plans together keep: there is no end to the shapes."""
 
 
 class Slice:
@@ -222,17 +225,15 @@ class PagesChild:
         return {record[0]: record[1] for record in await run.session.fetch(statement, parameters)}
 
     def _statement(self, shape: PageShape, *, counting: bool) -> PreparedSelect:
+        columns = None if counting else self._columns_of(shape)
+        if shape.large:
+            return _prepare(self.relation, shape, columns)
+        if shape.filter is not None:
+            return _prepare_filtered(self.relation, shape, columns)
         key = (shape, counting)
         statement = self._statements.get(key)
         if statement is None:
-            if counting:
-                build = count_select if self.relation.root else counts_select
-                statement = PreparedSelect(build(self.relation, shape))
-            else:
-                select = page_select if self.relation.root else pages_select
-                statement = PreparedSelect(select(self.relation, shape, self._columns_of(shape)))
-            if shape.large:
-                return statement
+            statement = _prepare(self.relation, shape, columns)
             if len(self._statements) >= KEPT_STATEMENTS:
                 self._statements.clear()
             self._statements[key] = statement
@@ -250,3 +251,17 @@ class PagesChild:
             if request.shape.backward:
                 group.reverse()
         return more
+
+
+def _prepare(
+    relation: Relation, shape: PageShape, columns: tuple[str, ...] | None
+) -> PreparedSelect:
+    """The statement of a page with these columns, or of its count."""
+    if columns is None:
+        count = count_select if relation.root else counts_select
+        return PreparedSelect(count(relation, shape))
+    select = page_select if relation.root else pages_select
+    return PreparedSelect(select(relation, shape, columns))
+
+
+_prepare_filtered = lru_cache(FILTERED_STATEMENTS)(_prepare)

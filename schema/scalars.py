@@ -59,6 +59,18 @@ def serialize_datetime(value: datetime) -> str:
     return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
+def in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC.
+
+    Raises:
+        ValueError: in UTC it is before the year 1 or after the year 9999.
+    """
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("The moment is out of the calendar.") from None
+
+
 def parse_datetime(value: object) -> datetime:
     """A moment from RFC 3339 text; the offset is required (RFC 3339 section 5.6).
 
@@ -67,8 +79,8 @@ def parse_datetime(value: object) -> datetime:
     """
     if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
-            return datetime.fromisoformat(value.upper()).astimezone(UTC)
-        except (ValueError, OverflowError):
+            return in_utc(datetime.fromisoformat(value.upper()))
+        except ValueError:
             pass
     raise GraphQLError("DateTime must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z.")
 

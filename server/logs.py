@@ -6,7 +6,8 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -15,6 +16,12 @@ from structlog.typing import Processor
 from db.tokens import TOKEN
 
 HIDDEN = "eg_[hidden]"
+# What the driver and the database quote of the values that they refuse.
+VALUES = (
+    (re.compile(r"(invalid input for query argument \$\d+): [^\n]*"), r"\1: [hidden]"),
+    (re.compile(r"(invalid input syntax for [^\n:]*): [^\n]*"), r"\1: [hidden]"),
+    (re.compile(r"^(\s*DETAIL:) [^\n]*", re.MULTILINE), r"\1 [hidden]"),
+)
 PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+@")
 
 
@@ -27,11 +34,15 @@ def configure(*, json: bool, level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
+        [
+            structlog.processors.format_exc_info,
+            _without_values,
+            structlog.processors.JSONRenderer(_json),
+        ]
         if json
         else [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=sys.stderr.isatty(), exception_formatter=_plain_traceback
             ),
         ]
     )
@@ -98,6 +109,28 @@ def _without_colours(
 def _without_secrets(_logger: object, _method: str, line: Any) -> str:
     """The last net: whatever went into the line, no token and no URL's password comes out."""
     return hidden(str(line))
+
+
+def _without_values(
+    _logger: object, _method: str, record: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for name in ("event", "exception"):
+        if isinstance(record.get(name), str):
+            record[name] = unquoted(record[name])
+    return record
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(unquoted(text.getvalue()))
+
+
+def unquoted(text: str) -> str:
+    """A text of errors without the values that the database and its driver refused."""
+    for pattern, instead in VALUES:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def hidden(text: str) -> str:

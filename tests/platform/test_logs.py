@@ -9,6 +9,9 @@ from uuid import uuid4
 
 import pytest
 import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.tokens import mint
 from server import logs
@@ -46,3 +49,26 @@ def test_secrets_are_hidden_wherever_they_come_from(
         lines = [json.loads(line) for line in written.splitlines()]
         assert [line["event"].split()[0] for line in lines] == ["asked", "failed", "oops"]
         assert {line["level"] for line in lines} == {"info", "warning", "error"}
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_values_that_the_database_refuses_are_not_written(
+    capsys: pytest.CaptureFixture[str], as_json: bool, owner_engine: AsyncEngine
+) -> None:
+    logs.configure(json=as_json)
+    wrong: tuple[tuple[str, object], ...] = (
+        ("SELECT CAST(:value AS int)", "confidential\nprivate"),
+        ("SELECT CAST(CAST(:value AS text) AS uuid)", "confidential private"),
+    )
+    for statement, value in wrong:
+        try:
+            async with owner_engine.connect() as connection:
+                await connection.execute(text(statement), {"value": value})
+        except DBAPIError as error:
+            structlog.get_logger("a").error("unexpected_error", exc_info=error)
+            logging.getLogger("b").exception("oops")
+    written = capsys.readouterr().err
+    assert written.count("[hidden]") >= 4
+    assert "confidential" not in written
+    assert "private" not in written
