@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.migrate import upgrade
+from db.notifications import Listener
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.context import Services
 from server.passwords import Argon2Passwords
@@ -243,3 +244,12 @@ def new_person(services: Services, admin_engine: AsyncEngine, new_owner: NewOwne
 async def person(new_person: NewPerson) -> Person:
     """One person."""
     return await new_person()
+
+
+@pytest_asyncio.fixture
+async def listener(engine: AsyncEngine) -> AsyncIterator[Listener]:
+    """The one listener of a process, connected."""
+    listener = Listener(engine)
+    await listener.start()
+    yield listener
+    await listener.stop()

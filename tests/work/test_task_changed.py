@@ -1,10 +1,8 @@
 """taskChanged: every change of a task of a project from now on, also across a lost connection."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,15 +20,6 @@ CUT = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND query ILIKE 'LISTEN%'
 """
-
-
-@pytest_asyncio.fixture
-async def listener(engine: AsyncEngine) -> AsyncIterator[Listener]:
-    """The one listener of a process, connected."""
-    listener = Listener(engine)
-    await listener.start()
-    yield listener
-    await listener.stop()
 
 
 async def next_task(watch: Watch) -> dict[str, Any]:
