@@ -38,7 +38,7 @@ class Level:
 
     def records(self, columns: Sequence[str]) -> list[list[Any]]:
         """The rows as a plan reads them. Raises KeyError for a column that was not read."""
-        return [[row.values[name] for name in columns] for row in self.rows]
+        return [[_as_read(row.values[name]) for name in columns] for row in self.rows]
 
     def _pass_through(self, name: str) -> None:
         """JSON goes into the response as text: as it came, or, from a write, as written anew.
@@ -81,3 +81,8 @@ class Row:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_read(value: object) -> object:
+    """A value as the driver gives it to a plan, which marks JSON by itself."""
+    return str(value) if isinstance(value, JsonText) else value

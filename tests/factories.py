@@ -220,6 +220,9 @@ class Factory:
                 return row["start"] + self.random.randint(0, 3)
             case "audit_events", "entity_type":
                 return self.random.choice(["task", "project", "message"])
+            case "tasks", "attempts":
+                left = row["max_attempts"] - (row["status"] == "pending")
+                return self.random.randint(0, left)
             case "tasks", "number":
                 return self.random.randint(1, 500)
             case (("chunks" | "message_parts"), "position"):
@@ -315,7 +318,7 @@ def multiplied(rows: Rows, owner_id: UUID, times: int) -> Rows:
 
 def _set_apart(table: str, row: Row, copy: int, maker: Factory) -> None:
     """Change what must be unique per owner."""
-    for name in ("token_hash", "key_hash"):
+    for name in ("token_hash", "key_hash", "key_salt"):
         if name in row:
             row[name] = maker.random.randbytes(32)
     if table == "projects":

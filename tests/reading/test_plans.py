@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 
 from tests.documents import documents
 from tests.reading.conftest import Population
+from tests.reading.oracle import is_live
 from tests.references import Document, reference
 from tests.ways import Answer, Way, answer
 
@@ -48,3 +50,15 @@ async def test_an_edge_of_which_nothing_is_included_is_an_empty_object(
     text = "{ workers(first: 2) { edges { cursor @include(if: false) } } }"
     answered = await answer(population.person, text, {}, Way.PLANNED)
     assert answered.data == {"workers": {"edges": [{}, {}]}}
+
+
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
+async def test_json_of_rows_that_a_resolver_read_is_planned_too(
+    population: Population, way: Way
+) -> None:
+    tasks = population.world.rows["tasks"]
+    number = next(i for i, task in enumerate(tasks) if is_live(task) and task["result"] is not None)
+    variables = {"id": population.world.value(reference("id", "task", number))}
+    text = "query ($id: ID!) { taskTree(id: $id, maxDepth: 0) { result } }"
+    answered = await answer(population.person, text, variables, way)
+    assert answered.data == {"taskTree": [{"result": tasks[number]["result"]}]}
