@@ -229,12 +229,12 @@ Build = Callable[P, Select[*tuple[Any, ...]]]
 
 def _kept(build: Build[P]) -> Build[P]:
     """Keep what was built: building a statement costs more than running a small one."""
-    keep: Build[P] = lru_cache(STATEMENTS)(build)  # type: ignore[assignment]  # its arguments are hashable
+    keep: Build[P] = lru_cache(STATEMENTS)(build)
 
     @wraps(build)
     def select(*args: P.args, **named: P.kwargs) -> Select[*tuple[Any, ...]]:
         if any(isinstance(one, PageShape) and one.large for one in args):
-            return build(*args, **named).execution_options(compiled_cache=None)
+            return build(*args, **named)
         return keep(*args, **named)
 
     return select
