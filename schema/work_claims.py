@@ -165,7 +165,9 @@ class ClaimMutation:
 
 def _project_id(input: ClaimTasksInput) -> Any:
     given = input.project_id
-    return reference("project", given, ("project_id",)) if given else None
+    if given is UNSET or given is None:
+        return None
+    return reference("project", given, ("project_id",))
 
 
 def _result(input: FailTaskInput) -> dict[str, Any] | None:

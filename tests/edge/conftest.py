@@ -25,6 +25,7 @@ from server.settings import Settings
 from tests.conftest import NewOwner
 from tests.edge.manifest import DOCUMENTS
 from tests.edge.schema import edge_schema
+from tests.edge.whole import Someone, sign_up
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
@@ -163,8 +164,9 @@ def new_login(new_owner: NewOwner, admin_engine: AsyncEngine) -> NewLogin:
             "expires_at": datetime.now(UTC) + timedelta(seconds=expires_in),
         }
         statement = (
-            "INSERT INTO api_keys (owner_id, key_hash, expires_at, name, prefix, scopes)"
-            " VALUES (:owner_id, :hash, :expires_at, 'key', 'eg_', '[\"read\"]') RETURNING id"
+            "INSERT INTO api_keys (owner_id, key_hash, key_salt, expires_at, name, prefix, scopes)"
+            " VALUES (:owner_id, :hash, :hash, :expires_at, 'key', 'eg_', '[\"read\"]')"
+            " RETURNING id"
             if key
             else "INSERT INTO login_sessions (owner_id, token_hash, expires_at)"
             " VALUES (:owner_id, :hash, :expires_at) RETURNING id"
@@ -180,3 +182,20 @@ def new_login(new_owner: NewOwner, admin_engine: AsyncEngine) -> NewLogin:
 def name() -> str:
     """A name that no other test counts under."""
     return uuid4().hex
+
+
+@pytest_asyncio.fixture(scope="session")
+async def whole(make_settings: MakeSettings) -> AsyncIterator[Served]:
+    """Everything as it is in production, but for the schema that may be asked for."""
+    async with serving(create_app(make_settings())) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="session")
+async def anna(whole: Served) -> Someone:
+    return await sign_up(whole)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def bert(whole: Served) -> Someone:
+    return await sign_up(whole)

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from time import process_time
 from typing import Any
 from uuid import uuid4
@@ -12,70 +10,9 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 
-from server.app import create_app
-from tests.edge.conftest import MakeSettings, Served, serving
+from tests.edge.conftest import Served
 from tests.edge.sockets import answer, closed, hear, opened, say, subscribe
-
-
-@dataclass(frozen=True)
-class Someone:
-    """A person who signed up through the API."""
-
-    served: Served
-    token: str
-
-    async def execute(self, query: str, **variables: Any) -> dict[str, Any]:
-        response = await self.served.client.post(
-            "/graphql",
-            json={"query": query, "variables": variables},
-            headers={"authorization": f"Bearer {self.token}"},
-        )
-        body: dict[str, Any] = response.json()
-        return body
-
-    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = await self.execute(query, **variables)
-        assert "errors" not in body, body["errors"]
-        data: dict[str, Any] = body["data"]
-        for payload in data.values():
-            assert not isinstance(payload, dict) or not payload.get("problems")
-        return data
-
-
-@pytest_asyncio.fixture(scope="session")
-async def whole(make_settings: MakeSettings) -> AsyncIterator[Served]:
-    """Everything as it is in production, but for the schema that may be asked for."""
-    async with serving(create_app(make_settings())) as served:
-        yield served
-
-
-async def sign_up(served: Served) -> Someone:
-    name = f"n{uuid4().hex}"
-    data = await Someone(served, "").served.client.post(
-        "/graphql",
-        json={
-            "query": "mutation($input: SignUpInput!) { signUp(input: $input)"
-            " { token problems { message } } }",
-            "variables": {
-                "input": {
-                    "username": name,
-                    "email": f"{name}@example.org",
-                    "password": "correct horse battery staple",
-                }
-            },
-        },
-    )
-    return Someone(served, data.json()["data"]["signUp"]["token"])
-
-
-@pytest_asyncio.fixture(scope="session")
-async def anna(whole: Served) -> Someone:
-    return await sign_up(whole)
-
-
-@pytest_asyncio.fixture(scope="session")
-async def bert(whole: Served) -> Someone:
-    return await sign_up(whole)
+from tests.edge.whole import Someone, sign_up
 
 
 @pytest_asyncio.fixture(scope="session")
