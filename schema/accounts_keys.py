@@ -2,6 +2,7 @@
 
 import hmac
 from datetime import UTC, datetime
+from secrets import token_bytes
 from uuid import UUID
 
 from db import tokens
@@ -26,6 +27,7 @@ from schema.inputs import inspected, new_id, reference
 from schema.mutation import mutation, payload, secret, shown
 from schema.rows import Row
 
+SALT_BYTES = 32
 SHOWN_SECRET_CHARS = 6
 """How much of a key's secret is shown with it for good: it has 43 characters."""
 
@@ -46,9 +48,12 @@ class CreateApiKeyPayload(ApiKeyPayload):
         """Make the token again, if the caller is who made it."""
         actor = context.require("account")
         key: Row = self.api_key  # type: ignore[assignment]  # a mirrored type's values are rows
-        minted = _mint(actor, key.id)
-        stored = await accounts.key_hash(context.session, key.id)
-        if stored is not None and hmac.compare_digest(minted.hash, stored):
+        proof = await accounts.key_proof(context.session, key.id)
+        if proof is None:
+            return
+        key_hash, salt = proof
+        minted = _mint(actor, key.id, salt)
+        if hmac.compare_digest(minted.hash, key_hash):
             self.token = minted.token
 
 
@@ -101,7 +106,8 @@ class AccessMutation:
         if lacking:
             raise Denied(f"This key does not have the scope {lacking[0]}.")
         identifier = new_id("api_key", input.id) or uuid7()
-        minted = _mint(actor, identifier)
+        salt = token_bytes(SALT_BYTES)
+        minted = _mint(actor, identifier, salt)
         key = await accounts.create_key(
             info.context.session,
             {
@@ -110,6 +116,7 @@ class AccessMutation:
                 "scopes": list(dict.fromkeys(values["scopes"])),
                 "prefix": minted.token[: -tokens.SECRET_CHARS + SHOWN_SECRET_CHARS],
                 "key_hash": minted.hash,
+                "key_salt": salt,
             },
         )
         return CreateApiKeyPayload(token=minted.token, api_key=shown(KeyTable, [key])[0])
@@ -140,12 +147,13 @@ async def _end_login(context: Context, identifier: UUID) -> LoginSessionPayload:
     return LoginSessionPayload(login_session=shown(LoginTable, [login])[0])
 
 
-def _mint(actor: Actor, identifier: UUID) -> tokens.Minted:
-    """The token of the API key `identifier`, which follows from the caller's own secret.
+def _mint(actor: Actor, identifier: UUID, salt: bytes) -> tokens.Minted:
+    """The token of the API key `identifier`: from the caller's own secret and the stored salt.
 
-    So whoever sent the request may be answered again although nobody keeps the token.
+    So whoever sent the request may be answered again although nobody keeps the token, and neither
+    a stolen token nor a stolen database is enough to make it.
     """
     if not actor.secret:
         return tokens.mint(actor.owner_id)
-    message = f"engram api key:{identifier}".encode()
+    message = f"engram api key:{identifier}:".encode() + salt
     return tokens.mint(actor.owner_id, hmac.digest(actor.secret, message, "sha256"))

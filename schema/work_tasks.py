@@ -177,7 +177,8 @@ class TaskMutation:
     @mutation(
         description=(
             "Change a task. With a status other than IN_PROGRESS it is taken away from whoever has"
-            " claimed it; one that is finished and becomes PENDING starts with no attempts made."
+            " claimed it; one that becomes PENDING starts with no attempts made. A PENDING task"
+            " cannot be left without attempts: its `maxAttempts` must be more than it has had."
         )
     )
     async def update_task(self, info: Info, input: UpdateTaskInput) -> TaskPayload:

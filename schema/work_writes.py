@@ -186,7 +186,7 @@ class WorkMutation:
         session = info.context.session
         return _dependency(await work_dependencies.add_dependency(session, task, depends_on))
 
-    @mutation(description="Let a task no longer wait for another one.")
+    @mutation(description="Let a task no longer wait for another one; either may be deleted.")
     async def remove_task_dependency(
         self, info: Info, input: RemoveTaskDependencyInput
     ) -> TaskDependencyPayload:

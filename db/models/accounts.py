@@ -139,6 +139,12 @@ class ApiKey(ApiKeyFields, Owned, Timestamped, table=True):
         sa_column_kwargs=UNAUDITED,
         description="The SHA-256 of the key's secret.",
     )
+    key_salt: bytes = Field(
+        min_length=32,
+        max_length=32,
+        sa_column_kwargs=UNAUDITED,
+        description="What the key's secret was made from, with the secret of who made it.",
+    )
     last_used_at: datetime | None = Field(
         default=None,
         sa_column_kwargs=BOOKKEEPING,

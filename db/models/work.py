@@ -137,6 +137,8 @@ class Task(TaskFields, Owned, Versioned, Restorable, table=True):
     __notify__ = "project_id"
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id", "project_id", "number"),
+        # Else it would be pending for good: nobody claims it, so it never fails either.
+        sa.CheckConstraint("status <> 'pending' OR attempts < max_attempts", name="attempts_left"),
         sa.UniqueConstraint("owner_id", "project_id", "id"),
         keyset("tasks", "-created_at"),
         keyset("tasks", "-priority"),

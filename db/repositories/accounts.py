@@ -160,12 +160,12 @@ async def create_key(session: Session, values: Mapping[str, Any]) -> Record:
     return key
 
 
-async def key_hash(session: Session, identifier: UUID) -> bytes | None:
-    """What is stored of an API key's secret."""
-    found: bytes | None = await session.scalar(
-        readable(KEYS, KEYS.c.key_hash).where(KEYS.c.id == identifier)
+async def key_proof(session: Session, identifier: UUID) -> tuple[bytes, bytes] | None:
+    """The hash of an API key's secret, and the salt that it was made from."""
+    rows = await session.execute(
+        readable(KEYS, KEYS.c.key_hash, KEYS.c.key_salt).where(KEYS.c.id == identifier)
     )
-    return found
+    return (rows[0].key_hash, rows[0].key_salt) if rows else None
 
 
 async def revoke_key(session: Session, identifier: UUID) -> Record:

@@ -151,12 +151,17 @@ async def fail_task(
 
 
 async def release_task(session: Session, id: UUID, epoch: int) -> Record:
-    """Give a claimed task back undone, as if it had not been claimed. Raises Missing and Stale."""
+    """Give a claimed task back undone, as if it had not been claimed. Raises Missing and Stale.
+
+    When it has had all the attempts that it is allowed by now even so, it has failed.
+    """
+    attempts = sa.func.greatest(TASKS.c.attempts - 1, 0)
+    spent = attempts >= TASKS.c.max_attempts
     values = {
-        "status": TaskStatus.PENDING.value,
+        "status": sa.case((spent, TaskStatus.FAILED.value), else_=TaskStatus.PENDING.value),
         "claimed_by_id": None,
         "lease_expires_at": None,
-        "attempts": sa.func.greatest(TASKS.c.attempts - 1, 0),
+        "attempts": attempts,
     }
     return await _write(session, id, epoch, values, "release")
 

@@ -37,15 +37,19 @@ async def add_dependency(session: Session, task_id: UUID, depends_on_id: UUID) -
 
 
 async def remove_dependency(session: Session, task_id: UUID, depends_on_id: UUID) -> Record:
-    """Let a task no longer wait for another. Raises Invalid for unknown tasks, and Missing."""
-    projects = await _projects(session, {"task_id": task_id, "depends_on_id": depends_on_id})
-    rows = await session.execute(
-        _BETWEEN.with_for_update(), {"task_id": task_id, "depends_on_id": depends_on_id}
-    )
+    """Let a task no longer wait for another; one or both of them may be deleted.
+
+    Raises Missing, and Invalid when there is not even such a task.
+    """
+    pair = {"task_id": task_id, "depends_on_id": depends_on_id}
+    rows = await session.execute(_BETWEEN.with_for_update(), pair)
     if not rows:
+        await _projects(session, pair)
         raise Missing("task_dependency", ("depends_on_id",))
     await remove(session, DEPENDENCIES, [rows[0].id])
-    session.notify("task", projects[task_id], [task_id], "update")
+    project_id = await session.scalar(_PROJECT, {"id": task_id})
+    assert isinstance(project_id, UUID)
+    session.notify("task", project_id, [task_id], "update")
     return rows[0]
 
 
@@ -61,6 +65,10 @@ async def _projects(session: Session, given: dict[str, UUID]) -> dict[UUID, UUID
 
 
 _PROJECTS = readable(TASKS, TASKS.c.id, TASKS.c.project_id).where(TASKS.c.id == sa.any_(IDS))
+
+_PROJECT = readable(TASKS, TASKS.c.project_id, deleted=None).where(
+    TASKS.c.id == sa.bindparam("id", type_=sa.Uuid())
+)
 
 
 def _refused(rule: str, message: str) -> Invalid:

@@ -35,9 +35,9 @@ class Item:
     values: dict[str, Any]
     violations: list[Violation] = field(default_factory=list)
 
-    def refuse(self, name: str, rule: str, message: str) -> None:
+    def refuse(self, name: str, rule: str, message: str, bound: str | None = None) -> None:
         """Note that one of its values breaks a rule."""
-        self.violations.append(Violation((*self.path, name), rule, message))
+        self.violations.append(Violation((*self.path, name), rule, message, bound))
 
 
 @dataclass(kw_only=True)

@@ -62,6 +62,7 @@ async def update_tasks(
     for change in changes:
         check_workers(change, workers)
     await _check_moves(session, changes)
+    _check_attempts(changes)
     refused = [refusal for change in changes for refusal in change.refused]
     if refused and all_or_nothing:
         raise refused[0] if len(refused) == 1 else Several(refused)
@@ -136,6 +137,21 @@ async def _check_moves(session: Session, changes: Sequence[TaskChange]) -> None:
             change.refuse("parent_id", "cycle", "A task must not be below itself.")
 
 
+def _check_attempts(changes: Sequence[TaskChange]) -> None:
+    """A pending task has attempts left: else nobody would ever claim it, and it never fails."""
+    for change in changes:
+        if change.current is None:
+            continue
+        old = change.current
+        new = {**old._asdict(), **change.values, **_follow(old, change.values)}
+        if new["status"] == TaskStatus.PENDING and new["attempts"] >= new["max_attempts"]:
+            message = (
+                f"A pending task needs more than the {old.attempts} attempts it has had: allow"
+                " more, or set its status to FAILED."
+            )
+            change.refuse("max_attempts", "attempts", message, str(old.attempts))
+
+
 def _follow(current: Record, values: Mapping[str, Any]) -> dict[str, Any]:
     """What else changes with the status: nobody goes on with a task that is taken away."""
     status = values.get("status", current.status)
@@ -146,12 +162,9 @@ def _follow(current: Record, values: Mapping[str, Any]) -> dict[str, Any]:
         changed |= {"lease_expires_at": None, "claim_epoch": current.claim_epoch + 1}
     if status in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS, TaskStatus.BLOCKED):
         changed["claimed_by_id"] = None
-    if status == TaskStatus.PENDING and current.status in _FINAL:
+    if status == TaskStatus.PENDING:
         changed["attempts"] = 0
     return changed
-
-
-_FINAL = (TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.CANCELLED)
 
 
 # Reading what changed.

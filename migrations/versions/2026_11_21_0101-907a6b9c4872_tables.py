@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("prefix", sa.String(length=64), nullable=False),
         sa.Column("key_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("key_salt", sa.LargeBinary(), nullable=False),
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
@@ -147,6 +148,10 @@ def upgrade() -> None:
         sa.CheckConstraint(
             'octet_length("key_hash") >= 32 AND octet_length("key_hash") <= 32',
             name=op.f("ck_api_keys_key_hash"),
+        ),
+        sa.CheckConstraint(
+            'octet_length("key_salt") >= 32 AND octet_length("key_salt") <= 32',
+            name=op.f("ck_api_keys_key_salt"),
         ),
         sa.ForeignKeyConstraint(
             ["owner_id"], ["users.id"], name="fk_api_keys_owner_id", ondelete="CASCADE"
@@ -743,6 +748,9 @@ def upgrade() -> None:
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deletion_id", sa.Uuid(), nullable=True),
         sa.CheckConstraint('"attempts" >= 0', name=op.f("ck_tasks_attempts")),
+        sa.CheckConstraint(
+            "status <> 'pending' OR attempts < max_attempts", name=op.f("ck_tasks_attempts_left")
+        ),
         sa.CheckConstraint('"claim_epoch" >= 0', name=op.f("ck_tasks_claim_epoch")),
         sa.CheckConstraint(
             '"max_attempts" >= 1 AND "max_attempts" <= 100', name=op.f("ck_tasks_max_attempts")

@@ -1,6 +1,7 @@
 """API keys: shown once, bound to scopes, ended by hand or by time."""
 
 import asyncio
+import hmac
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -134,6 +135,34 @@ async def test_sent_again_by_the_same_caller_it_has_the_same_token(
     assert codes(changed) == ["IDEMPOTENCY_CONFLICT"]
     assert changed["token"] is None
     assert (await account.ask("{ apiKeys { totalCount } }"))["apiKeys"]["totalCount"] == 1
+
+
+async def test_neither_the_makers_token_nor_the_database_is_enough_to_make_the_token(
+    account: Account, admin_engine: AsyncEngine
+) -> None:
+    input = {"name": "script", "scopes": ["READ"], "idempotencyKey": "k"}
+    made = await account.do(CREATE, **input)
+    async with admin_engine.connect() as connection:
+        found = await connection.execute(
+            text("SELECT id, key_hash, key_salt FROM api_keys WHERE owner_id = :id"),
+            {"id": account.owner_id},
+        )
+        key = found.one()
+        thief = tokens.parse(str(account.token))
+        assert thief is not None
+        guess = hmac.digest(thief.secret, f"engram api key:{key.id}".encode(), "sha256")
+        assert tokens.mint(account.owner_id, guess).hash != key.key_hash
+        for table in ("audit_events", "idempotency_keys"):
+            kept = await connection.scalar(
+                text(f"SELECT string_agg(t::text, '') FROM {table} t WHERE owner_id = :id"),
+                {"id": account.owner_id},
+            )
+            assert key.key_salt.hex() not in kept
+        await connection.execute(
+            text("UPDATE api_keys SET key_salt = :other WHERE id = :id"),
+            {"other": bytes(32), "id": key.id},
+        )
+    assert (await account.do(CREATE, **input)) == made | {"token": None}
 
 
 async def test_twenty_at_once_under_one_key_are_one(account: Account) -> None:

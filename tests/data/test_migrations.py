@@ -96,7 +96,10 @@ async def test_migrations_make_what_the_models_say(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("ALTER TABLE tasks DROP COLUMN attempts", {"'attempts'", "ck_tasks_attempts"}),
+        (
+            "ALTER TABLE tasks DROP COLUMN attempts",
+            {"'attempts'", "'ck_tasks_attempts'", "ck_tasks_attempts_left"},
+        ),
         ("ALTER TABLE tasks DROP CONSTRAINT ck_tasks_priority", {"ck_tasks_priority"}),
         ("DROP POLICY owner_only ON tasks", {"CREATE POLICY owner_only ON public.tasks"}),
         (

@@ -68,6 +68,26 @@ async def test_a_deleted_task_keeps_nobody_waiting(person: Person) -> None:
     assert await ready(person) == [b]
 
 
+@pytest.mark.parametrize("deleted", ["a", "b", "ab"])
+async def test_a_dependency_of_a_deleted_task_can_be_removed(
+    person: Person, new_person: NewPerson, deleted: str
+) -> None:
+    a, b = await new_tasks(person, await new_project(person), {}, {})
+    await wait(person, a, b)
+    for name in deleted:
+        await done(person, "deleteTask", "task { id }", id={"a": a, "b": b}[name])
+    pair = {"taskId": a, "dependsOnId": b}
+    stranger = await mutate(await new_person(), "removeTaskDependency", DEPENDENCY, **pair)
+    assert rules(stranger) == {("taskId", "reference"), ("dependsOnId", "reference")}
+    removed = (await done(person, "removeTaskDependency", DEPENDENCY, **pair))["dependency"]
+    assert (removed["task"], removed["dependsOn"]) == ({"id": a}, {"id": b})
+    for name in deleted:
+        await done(person, "restoreTask", "task { id }", id={"a": a, "b": b}[name])
+    assert await ready(person) == [a, b]
+    again = await mutate(person, "removeTaskDependency", DEPENDENCY, **pair)
+    assert kinds(again) == [("NotFound", "dependsOnId")]
+
+
 async def test_tasks_of_two_projects_may_wait_for_each_other(person: Person) -> None:
     a = await new_task(person, await new_project(person, "ONE"))
     b = await new_task(person, await new_project(person, "TWO"))

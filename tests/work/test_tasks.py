@@ -4,6 +4,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from db.uuid7 import uuid7
 from schema import ids
 from tests.conftest import NewPerson
@@ -16,6 +18,7 @@ from tests.work.asking import (
     mutate,
     new_project,
     new_task,
+    new_tasks,
     new_worker,
     rules,
     task,
@@ -276,6 +279,46 @@ async def test_a_finished_task_can_be_opened_again(person: Person) -> None:
     assert (opened["status"], opened["attempts"]) == ("PENDING", 0)
     data = await person.ask("{ readyTasks { nodes { id } } }")
     assert data["readyTasks"]["nodes"] == [{"id": id}]
+
+
+@pytest.mark.parametrize("by_way_of", [[], ["BLOCKED"], ["IN_PROGRESS"]])
+async def test_a_claimed_task_put_back_by_hand_has_its_attempts_again(
+    person: Person, by_way_of: list[str]
+) -> None:
+    id = await new_task(person, await new_project(person), maxAttempts=1)
+    await done(person, "claimTasks", MANY, workerId=human(person))
+    for status in [*by_way_of, "PENDING"]:
+        put = (await done(person, "updateTask", ONE, id=id, status=status))["task"]
+    assert (put["status"], put["attempts"]) == ("PENDING", 0)
+    [claimed] = (await done(person, "claimTasks", MANY, workerId=human(person)))["tasks"]
+    assert claimed["id"] == id
+
+
+async def test_a_pending_task_always_has_attempts_left(person: Person) -> None:
+    first, second = await new_tasks(person, await new_project(person), {}, {})
+    for task_ in (await done(person, "claimTasks", MANY, workerId=human(person), limit=2))["tasks"]:
+        input = {"id": task_["id"], "claimEpoch": task_["claimEpoch"], "retryAfterSeconds": 0}
+        await done(person, "failTask", ONE, **input)
+    refused = await mutate(person, "updateTask", ONE, id=first, maxAttempts=1)
+    assert rules(refused) == {("maxAttempts", "attempts")}
+    assert refused["problems"][0]["bound"] == "1"
+    tasks = [{"id": first, "maxAttempts": 2}, {"id": second, "maxAttempts": 1, "status": "FAILED"}]
+    changed = (await done(person, "updateTasks", MANY, tasks=tasks))["tasks"]
+    assert [one["status"] for one in changed] == ["PENDING", "FAILED"]
+    both = {"id": second, "maxAttempts": 1, "status": "PENDING"}
+    assert (await done(person, "updateTask", ONE, **both))["task"]["attempts"] == 0
+
+
+async def test_a_released_task_whose_attempts_were_taken_away_has_failed(person: Person) -> None:
+    id = await new_task(person, await new_project(person))
+    for epoch in (1, 2):
+        await done(person, "claimTasks", MANY, workerId=human(person))
+        if epoch == 1:
+            input = {"id": id, "claimEpoch": epoch, "retryAfterSeconds": 0}
+            await done(person, "failTask", ONE, **input)
+    await done(person, "updateTask", ONE, id=id, maxAttempts=1)
+    released = (await done(person, "releaseTask", ONE, id=id, claimEpoch=2))["task"]
+    assert (released["status"], released["attempts"]) == ("FAILED", 1)
 
 
 async def test_changes_are_recorded_with_who_made_them(person: Person) -> None:
