@@ -65,7 +65,7 @@ class Explained:
         row = sa.select(table).where(mine).order_by(*keys).offset(count).limit(1)
         async with self.admin.connect() as connection:
             (found,) = (await connection.execute(row)).mappings()
-        return encode_cursor(order, [found[term.column] for term in order])
+        return encode_cursor(tuple(order), [found[term.column] for term in order])
 
 
 def faults(node: dict[str, Any], most: float) -> Iterator[str]:
