@@ -86,7 +86,7 @@ def create_app(
     operations = Operations(runner, make_context or contexts_of(services), identity.forget)
     stopping = asyncio.Event()
     explorable = settings.allows_introspection and not settings.trusted_documents_only
-    page = GraphiQL(token=token, examples=EXAMPLES) if explorable else None
+    page = GraphiQL(token=token, hosts=[settings.host], examples=EXAMPLES) if explorable else None
     endpoint = GraphQLEndpoint(
         operations,
         identity,

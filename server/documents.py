@@ -38,6 +38,7 @@ from server.cost import CostProgram
 from server.failures import Failure, failure, present
 from server.guard import Guard, Limits, too_complex
 from server.literals import bad_literals
+from server.operands import Operands, operands_of
 from server.requests import GraphQLRequest, hash_of
 
 __all__ = ["Documents", "Operation", "Prepared"]
@@ -56,6 +57,7 @@ class Operation:
     name: str | None
     kind: OperationType
     cost: CostProgram
+    operands: Operands
     plans: Plans | None = None
 
 
@@ -208,8 +210,9 @@ class Documents:
             if isinstance(node, OperationDefinitionNode):
                 name = node.name.value if node.name else None
                 cost = measured.costs[id(node)]
+                operands = operands_of(document, node)
                 operations[name] = Operation(
-                    name, node.operation, cost, self._plans(document, node)
+                    name, node.operation, cost, operands, self._plans(document, node)
                 )
         return Prepared(document, operations)
 

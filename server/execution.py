@@ -32,7 +32,7 @@ from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
 from server.failures import Failure, failure, present, reveal
 from server.guard import too_complex
-from server.requests import GraphQLRequest, count_objects, find_nul
+from server.requests import GraphQLRequest, find_nul
 
 __all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
 
@@ -135,6 +135,7 @@ class Planned:
     operation: Operation
     variables: Mapping[str, object]
     cost: int
+    writes_much: bool = False  # more than anybody has reason to who is not logged in
 
     @property
     def kind(self) -> OperationType:
@@ -167,15 +168,20 @@ class Runner:
         if bad is not None:
             return Answer.refusal(bad)
         limits = self.documents.limits
-        mutating = operation.kind is OperationType.MUTATION
-        bound = limits.mutation_objects if mutating else limits.query_objects
-        objects = count_objects(request.variables, bound)
-        if objects > bound:
-            return Answer.refusal(present(too_complex("objects", objects, bound), ""))
+        written, asked = operation.operands.sizes(request.variables)
+        for limit, value, bound in (
+            ("objects", written.objects, limits.mutation_objects),
+            ("objects", asked.objects, limits.query_objects),
+            ("values", written.values, limits.mutation_values),
+            ("values", asked.values, limits.query_values),
+        ):
+            if value > bound:
+                return Answer.refusal(present(too_complex(limit, value, bound), ""))
         cost = operation.cost.evaluate(request.variables)
         if cost > limits.cost:
             return Answer.refusal(present(too_complex("cost", cost, limits.cost), ""))
-        return Planned(prepared.document, operation, request.variables, cost)
+        much = written.objects > limits.query_objects or written.values > limits.query_values
+        return Planned(prepared.document, operation, request.variables, cost, much)
 
     async def execute(self, planned: Planned, context: OperationContext) -> Answer:
         """Run a query or a mutation in its context. Raises nothing but cancellation."""
@@ -199,6 +205,8 @@ class Runner:
             data = await plans.run(context, planned.variables)
             if data is not None:
                 return Answer(data, True)
+        if planned.writes_much and context.actor is None:
+            return Answer.refusal(failure("Log in first.", "UNAUTHENTICATED"))
         equip(planned, context)
         executor = self._build(planned, context)
         if isinstance(executor, Answer):

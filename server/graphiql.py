@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -22,6 +24,7 @@ log = structlog.get_logger("engram.server")
 
 ASSETS_PATH = "/graphql/assets"
 SCRIPT = "graphiql.js"
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +141,38 @@ class GraphiQL:
         self,
         *,
         token: str | None = None,
+        hosts: Iterable[str] = (),
         examples: Sequence[Example] = (),
         static: Path = STATIC,
     ) -> None:
+        """`hosts` are names of this server, besides those of the machine, that the token is for.
+
+        Under any other name the page comes without it: a foreign page may have had its own name
+        lead here, and would be allowed to read this one.
+        """
         self.local = installed(static)
         if not self.local:
             log.warning(
                 "graphiql_from_cdn", cdn=CDN, remedy="install npm and run python -m server.assets"
             )
         self.static = static
-        self.html = page(
+        self.hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
+        self.html = self._page(None, examples)
+        self.html_with_token = self._page(token, examples)
+        sources = "'self'" if self.local else f"'self' {CDN}/"
+        self.headers = {
+            "content-security-policy": (
+                f"default-src 'none'; script-src {sources}; style-src {sources} 'unsafe-inline'; "
+                f"font-src {sources} data:; img-src 'self' data:; connect-src 'self' ws: wss:; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            ),
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+            "vary": "Accept",
+        }
+
+    def _page(self, token: str | None, examples: Sequence[Example]) -> str:
+        return page(
             [asset for asset in ASSETS if asset.name.endswith(".css")],
             [asset for asset in ASSETS if asset.name.endswith(".js")],
             {
@@ -160,17 +185,6 @@ class GraphiQL:
             },
             local=self.local,
         )
-        sources = "'self'" if self.local else f"'self' {CDN}/"
-        self.headers = {
-            "content-security-policy": (
-                f"default-src 'none'; script-src {sources}; style-src {sources} 'unsafe-inline'; "
-                f"font-src {sources} data:; img-src 'self' data:; connect-src 'self' ws: wss:; "
-                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-            ),
-            "referrer-policy": "no-referrer",
-            "cache-control": "no-store",
-            "vary": "Accept",
-        }
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -184,7 +198,17 @@ class GraphiQL:
         return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await HTMLResponse(self.html, headers=self.headers)(scope, receive, send)
+        known = host_of(Headers(scope=scope)) in self.hosts
+        html = self.html_with_token if known else self.html
+        await HTMLResponse(html, headers=self.headers)(scope, receive, send)
+
+
+def host_of(headers: Headers) -> str | None:
+    """The name by which a client calls this server, without the port."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:
+        return None
 
 
 def page(

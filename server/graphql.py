@@ -41,7 +41,7 @@ class HttpOptions:
     """The bounds of a request and of a stream."""
 
     max_body_bytes: int = 1024 * 1024
-    max_values: int = 30_000  # values in the JSON of a body, all levels together
+    max_values: int = 100_000  # values in the JSON of a body, all levels together
     body_seconds: float = 10.0
     max_batch: int = 0  # requests in a batch; 0 refuses batches
     heartbeat_seconds: float = 12.0

@@ -55,10 +55,13 @@ class Limits:
     cost: int = 10_000  # objects an operation may touch, page sizes multiplied
     default_page: int = DEFAULT_PAGE  # rows of a page whose size is not given
     max_page: int = MAX_PAGE  # rows a page can have; larger sizes count as this
-    # Objects in the variables. Each is checked and converted field by field before a resolver can
-    # say that a filter is too long; only bulk mutations have reason to send many.
+    # Objects and values in the arguments, counted as often as they are used. They are checked and
+    # converted before a resolver can say that a filter is too long; only bulk mutations have
+    # reason to send many.
     query_objects: int = 500
+    query_values: int = 10_000
     mutation_objects: int = 2_500
+    mutation_values: int = 100_000
 
 
 def too_complex(limit: str, value: int, bound: int, node: Node | None = None) -> GraphQLError:

@@ -163,6 +163,9 @@ class Identity:
         """Look an owner's tokens up anew: one of them may have been revoked just now."""
         for key in [key for key in self._known if key.owner_id == owner_id]:
             del self._known[key]
+        # Nor is what is being looked up just now to be remembered.
+        for key in [key for key in self._asking if key.owner_id == owner_id]:
+            del self._asking[key]
 
     async def close(self) -> None:
         """Wait for writes under way."""
@@ -180,8 +183,12 @@ class Identity:
         if asking is None:
             asking = asyncio.create_task(self._ask(key, secret))
             self._asking[key] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+            asking.add_done_callback(lambda done: self._asked(key, done))
         return await asyncio.shield(asking)
+
+    def _asked(self, key: Key, asking: asyncio.Task[Actor | None]) -> None:
+        if self._asking.get(key) is asking:
+            del self._asking[key]
 
     async def _ask(self, key: Key, secret: bytes) -> Actor | None:
         async with Session(self._engine, key.owner_id, self._options) as session:
@@ -192,8 +199,9 @@ class Identity:
         row = rows[0]
         scopes = {} if row.scopes is None else {"scopes": frozenset(row.scopes)}
         actor = Actor(key.owner_id, row.kind, row.id, secret=secret, **scopes)
-        self._known[key] = Known(actor, row.expires_at, monotonic())
-        self._known.move_to_end(key)
+        if self._asking.get(key) is asyncio.current_task():
+            self._known[key] = Known(actor, row.expires_at, monotonic())
+            self._known.move_to_end(key)
         while len(self._known) > self._kept_actors:
             self._known.popitem(last=False)
         if row.seen_at is None or datetime.now(UTC) - row.seen_at >= SEEN_EVERY:

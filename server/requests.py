@@ -12,7 +12,7 @@ import orjson
 
 from server.failures import Failure, failure
 
-__all__ = ["BadRequest", "GraphQLRequest", "count_objects", "find_nul", "hash_of", "read_json"]
+__all__ = ["BadRequest", "GraphQLRequest", "find_nul", "hash_of", "is_deeper", "read_json"]
 
 MAX_NAME = 255  # characters of an operation name
 SHA256 = "sha256:"  # what an id begins with that is the hash of its document
@@ -148,18 +148,17 @@ def has_more_values(value: object, bound: int) -> bool:
     return False
 
 
-def count_objects(variables: Mapping[str, object], bound: int) -> int:
-    """How many objects the variables hold on all levels; stops counting above the bound."""
-    count = 0
-    todo = list(variables.values())
-    while todo and count <= bound:
-        value = todo.pop()
-        if is_object(value):
-            count += 1
-            todo.extend(value.values())
-        elif isinstance(value, list):
-            todo.extend(value)
-    return count
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels."""
+    todo = [(value, 0)]
+    while todo:
+        value, depth = todo.pop()
+        if isinstance(value, list) or is_object(value):
+            if depth == levels:
+                return True
+            items = value.values() if is_object(value) else value
+            todo.extend((item, depth + 1) for item in items)
+    return False
 
 
 def find_nul(variables: Mapping[str, object]) -> Failure | None:

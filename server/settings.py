@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         0, ge=0, le=8, description="The most requests sent together as a batch; 0 refuses batches."
     )
     max_values: int = Field(
-        30_000, ge=1, description="The most values in the JSON of a body, all levels together."
+        100_000, ge=1, description="The most values in the JSON of a body, all levels together."
     )
     max_depth: int = Field(12, ge=1, description="The most levels of nested fields.")
     max_fields: int = Field(1_000, ge=1, description="The most fields of a document, expanded.")

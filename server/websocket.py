@@ -26,7 +26,7 @@ from server.failures import failure
 from server.graphql import client_of, request_id_of
 from server.identity import Identity, Unauthenticated, bearer_token
 from server.operations import Caller, Operations
-from server.requests import BadRequest, GraphQLRequest, is_object, read_json
+from server.requests import BadRequest, GraphQLRequest, is_deeper, is_object, read_json
 
 __all__ = ["SocketEndpoint", "SocketOptions"]
 
@@ -34,6 +34,7 @@ log = structlog.get_logger("engram.server")
 
 PROTOCOL = "graphql-transport-ws"
 MAX_REASON_BYTES = 123  # what fits a close frame
+MAX_DEPTH = 32  # levels of a payload that is not a request
 MAX_ID = 128  # characters of an operation's id
 
 
@@ -46,7 +47,7 @@ class SocketOptions:
     check_seconds: float = 3.0  # how often the login is looked at again
     max_operations: int = 100  # at the same time
     max_message_bytes: int = 1024 * 1024
-    max_values: int = 30_000  # values in the JSON of a message, all levels together
+    max_values: int = 100_000  # values in the JSON of a message, all levels together
     origins: frozenset[str] = frozenset()  # besides the server's own
 
 
@@ -104,7 +105,7 @@ class Connection:
         self.actor: Actor | None = None
         self.acknowledged = False
         self.introduced = asyncio.Event()
-        self.stuck: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.running: dict[str, asyncio.Task[None]] = {}
         self.writing = asyncio.Lock()
         self.count = 0
@@ -113,7 +114,7 @@ class Connection:
         """Read until the client leaves, breaks the protocol, or loses its login."""
         reader = asyncio.create_task(self._read())
         watcher = asyncio.create_task(self._watch())
-        endings: tuple[asyncio.Future[None], ...] = (reader, watcher, self.stuck)
+        endings: tuple[asyncio.Future[None], ...] = (reader, watcher, self.ended)
         try:
             await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
             for ending in endings:
@@ -139,7 +140,7 @@ class Connection:
         while True:
             await asyncio.sleep(self.options.check_seconds)
             if self.acknowledged and not await self.identity.still_valid(self.actor):
-                raise Closing(4401, "Unauthorized: the login has ended")
+                raise logged_out()
 
     async def _read(self) -> None:
         while True:
@@ -227,6 +228,9 @@ class Connection:
 
     async def _operate(self, identifier: str, planned: Planned | Answer, caller: Caller) -> None:
         """Run one operation and send what comes of it."""
+        if not await self.identity.still_valid(self.actor):
+            self._end(logged_out())
+            raise Gone
         if isinstance(planned, Answer):
             answers = planned.alone()
         elif planned.kind is OperationType.SUBSCRIPTION:
@@ -252,13 +256,17 @@ class Connection:
             async with asyncio.timeout(self.options.send_seconds), self.writing:
                 await self.socket.send_text(text)
         except TimeoutError:
-            if not self.stuck.done():
+            if not self.ended.done():
                 log.warning("slow_reader", request_id=self.request_id)
-                closing = Closing(1013, "Too slow: messages were not read in time")
-                self.stuck.set_exception(closing)
+                self._end(Closing(1013, "Too slow: messages were not read in time"))
             raise Gone from None
         except (WebSocketDisconnect, RuntimeError):
             raise Gone from None
+
+    def _end(self, closing: Closing) -> None:
+        """Have the socket closed, from within an operation."""
+        if not self.ended.done():
+            self.ended.set_exception(closing)
 
     async def _close(self, closing: Closing) -> None:
         if self.socket.application_state is not WebSocketState.CONNECTED:
@@ -273,7 +281,13 @@ def payload_of(message: dict[str, object]) -> dict[str, object] | None:
     payload = message.get("payload")
     if payload is not None and not is_object(payload):
         raise Closing(4400, "Invalid message: payload must be an object")
+    if is_deeper(payload, MAX_DEPTH):
+        raise Closing(4400, "Invalid message: payload is nested too deeply")
     return payload
+
+
+def logged_out() -> Closing:
+    return Closing(4401, "Unauthorized: the login has ended")
 
 
 def id_of(message: dict[str, object]) -> str:

@@ -119,8 +119,8 @@ def test_without_npm_set_up_goes_on(
 def test_its_data_cannot_end_its_script(tmp_path: Path) -> None:
     evil = "{ a } # </script><script>alert(1)</script><!--"
     page = GraphiQL(token="eg_token", examples=[Example(evil)], static=tmp_path)
-    assert "alert(1)</script>" not in page.html
-    config = config_of(page.html)
+    assert "alert(1)</script>" not in page.html_with_token
+    config = config_of(page.html_with_token)
     assert config["token"] == "eg_token"
     assert config["examples"] == [{"query": evil, "variables": "{}"}]
 
