@@ -22,6 +22,8 @@ TOP = {
     "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
 }  # fmt: skip
 PATH = re.compile(r"`((?:benchmarks|db|docs|migrations|schema|server|tests)/[\w./*-]*)`")
+TEST = re.compile(r"`(?:(tests/[\w/]+\.py)(?:::(test_\w+))?|(test_\w+))`")
+DECISIONS = [name for name in PAGES if name.startswith("docs/decisions/")]
 
 
 def test_the_table_of_settings_is_true() -> None:
@@ -42,6 +44,23 @@ def test_files_that_are_named_exist(name: str) -> None:
     named = PATH.findall(page(name))
     # made by the commands of the pages, or on the way
     assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tests_that_are_named_exist(name: str) -> None:
+    file = ""
+    for path, test, in_the_same_file in TEST.findall(page(name)):
+        file = path or file
+        assert (ROOT / file).is_file(), file
+        named = test or in_the_same_file
+        assert not named or re.search(rf"^(async )?def {named}\(", page(file), re.MULTILINE), named
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_a_decision_names_the_tests_that_hold_it(name: str) -> None:
+    check = page(name).partition("\n## The check\n")[2]
+    sentences = re.split(r"(?<=[.)])\s+(?=[A-Z`])", check.strip())
+    assert [one for one in sentences if not TEST.search(one)] == []
 
 
 def test_the_top_level_holds_what_it_should() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from graphql import (
@@ -15,10 +17,14 @@ from graphql import (
 )
 
 from db.models import metadata
+from db.models.accounts import LoginSession
+from db.models.work import Task
 from schema import build_schema
 from schema.mirror import MIRRORS, Mirror, forgotten_columns
+from schema.problems import ProblemCode
 
 SCHEMA = build_schema()._schema
+TESTS = Path(__file__).parents[1]
 NOT_SERVED = {"idempotency_keys"}
 
 # Sending these twice changes nothing more, or, as `logIn` says, is no harm.
@@ -65,6 +71,20 @@ def test_everything_has_a_description() -> None:
 def test_a_column_is_shown_or_private(mirror: Mirror) -> None:
     assert forgotten_columns(mirror) == set()
     assert mirror.private <= set(mirror.table.columns.keys()) - set(mirror.columns)
+
+
+def test_a_forgotten_column_is_found() -> None:
+    login_sessions = MIRRORS[LoginSession]
+    assert forgotten_columns(replace(login_sessions, private=frozenset())) == {"token_hash"}
+    tasks = MIRRORS[Task]
+    without_title = tuple(name for name in tasks.columns if name != "title")
+    assert forgotten_columns(replace(tasks, columns=without_title)) == {"title"}
+
+
+@pytest.mark.parametrize("code", ProblemCode, ids=lambda code: code.name)
+def test_a_problem_code_is_met_in_a_test(code: ProblemCode) -> None:
+    tests = (file for file in TESTS.rglob("test_*.py") if file != Path(__file__))
+    assert any(f'"{code.name}"' in file.read_text() for file in tests)
 
 
 def test_a_table_is_served_or_known_not_to_be() -> None:
