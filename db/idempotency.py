@@ -7,9 +7,9 @@ the second one claims the key and does the work itself.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, delete, func, update
+from sqlalchemy import Row, Select, and_, delete, func, update
 from sqlalchemy.dialects.postgresql import insert
 
 from db import scope
@@ -21,6 +21,13 @@ LIFETIME = timedelta(days=1)
 """How long an answer is kept."""
 
 _KEYS = IdempotencyKey.__table__
+
+
+class Answer(NamedTuple):
+    """What was answered, and the hash of the secrets that were asked with."""
+
+    response: Mapping[str, Any]
+    secrets_hash: str | None
 
 
 async def claim(
@@ -50,6 +57,7 @@ async def claim(
             set_={
                 "request_sha256": request_sha256,
                 "response": None,
+                "secrets_hash": None,
                 "expires_at": expires_at,
             },
             where=_KEYS.c.expires_at < func.now(),
@@ -59,20 +67,48 @@ async def claim(
     )
     if claimed:
         return None
-    statement = scope.readable(_KEYS, _KEYS.c.request_sha256, _KEYS.c.response).where(
-        _KEYS.c.operation == operation, _KEYS.c.key == key
-    )
-    found = (await session.execute(statement))[0]
+    found = (await session.execute(_kept(operation, key)))[0]
+    return _answer(found, request_sha256).response
+
+
+async def recall(
+    session: Session, operation: str, key: str, request_sha256: bytes
+) -> Answer | None:
+    """The answer that a key has already; None while it has none, and nothing is claimed.
+
+    Raises:
+        KeyReused: another request has it.
+    """
+    rows = await session.execute(_kept(operation, key).where(_KEYS.c.expires_at >= func.now()))
+    return _answer(rows[0], request_sha256) if rows else None
+
+
+def _kept(operation: str, key: str) -> Select[*tuple[Any, ...]]:
+    columns = (_KEYS.c.request_sha256, _KEYS.c.response, _KEYS.c.secrets_hash)
+    return scope.readable(_KEYS, *columns).where(_KEYS.c.operation == operation, _KEYS.c.key == key)
+
+
+def _answer(found: Row[*tuple[Any, ...]], request_sha256: bytes) -> Answer:
     if found.request_sha256 != request_sha256:
         raise KeyReused("This idempotency key was used for another request.")
-    response: Mapping[str, Any] = found.response
-    return response
+    return Answer(found.response, found.secrets_hash)
 
 
-async def keep(session: Session, operation: str, key: str, response: Mapping[str, Any]) -> None:
-    """Store the answer of the write that claimed the key."""
+async def keep(
+    session: Session,
+    operation: str,
+    key: str,
+    response: Mapping[str, Any],
+    *,
+    secrets_hash: str | None = None,
+) -> None:
+    """Store the answer of the write that claimed the key.
+
+    `secrets_hash` tells a later caller's secrets from those that were asked with, which are in no
+    fingerprint: as slow to guess from as any password's hash.
+    """
     await session.execute(
         update(_KEYS)
         .where(_KEYS.c.owner_id == scope.OWNER, _KEYS.c.operation == operation, _KEYS.c.key == key)
-        .values(response=dict(response))
+        .values(response=dict(response), secrets_hash=secrets_hash)
     )

@@ -4,19 +4,20 @@ Hashing a password takes long, so none of it happens inside a transaction. The h
 was checked against is compared again under a lock; if it has changed, the mutation starts anew.
 """
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from ipaddress import ip_address
 from uuid import UUID
 
 import strawberry
-from strawberry.types.unset import UNSET
 
 from db import idempotency, tokens
 from db.changes import Record
 from db.models.accounts import LoginSession, User
-from db.refusals import Invalid, KeyReused, Unauthenticated, Violation, invalid
+from db.refusals import Invalid, KeyReused, Overtaken, Unauthenticated, Violation, invalid
 from db.repositories import accounts
 from db.session import Session
 from db.trees import erase_account
@@ -37,7 +38,7 @@ from schema.accounts_inputs import (
     password_violations,
 )
 from schema.context import Actor, Client, Context, Info
-from schema.inputs import checked, inspected
+from schema.inputs import checked, expected_version, inspected
 from schema.mutation import fingerprint, idempotency_key, mutation, restore, shown, store
 
 WRONG = "The username, the email address or the password is wrong."
@@ -49,7 +50,8 @@ class AccountsMutation:
     @mutation(
         description=(
             "Open an account and log in to it. Sent again under its idempotency key, it logs in"
-            " once more, with another token."
+            " once more, with another token. The account is found again by its email address and"
+            " its password: once they have been changed, a sign-up that is sent again is a new one."
         ),
         access=None,
         transaction=False,
@@ -120,34 +122,39 @@ class AccountsMutation:
             raise Invalid(violations)
         key = idempotency_key(input)
         passwords = context.services.passwords
-        known = await _known_hash(context)
-        allowed = await passwords.verify(input.current_password, known)
-        # No password is part of a fingerprint: that the new one holds shows what was asked before.
-        done = key is not None and await passwords.verify(input.new_password, known)
-        new_hash = await passwords.hash(input.new_password) if allowed else None
         session = context.session
+        secrets = _digest(input.current_password, input.new_password)
+        done = None
+        if key is not None:
+            done = await idempotency.recall(session, "changePassword", key, fingerprint(input))
+        # Of the same snapshot: if the key has no answer, this is the password before the change.
+        known = await _known_hash(context)
+        if done is not None:
+            if not await passwords.verify(secrets, done.secrets_hash):
+                raise KeyReused("This idempotency key was used for other passwords.")
+            return restore(ViewerPayload, done.response)
+        if not await passwords.verify(input.current_password, known):
+            raise invalid("current_password", "password", "This is not the password.")
+        new_hash = await passwords.hash(input.new_password)
+        secrets_hash = await passwords.hash(secrets) if key is not None else None
         async with session.transaction():
             await accounts.lock(session, known)
-            if key is not None:
-                stored = await idempotency.claim(session, "changePassword", key, fingerprint(input))
-                if stored is not None and not done:
-                    raise KeyReused("This idempotency key was used for another password.")
-                if stored is not None:
-                    return restore(ViewerPayload, stored)
-            if new_hash is None:
-                raise invalid("current_password", "password", "This is not the password.")
+            if key is not None and await idempotency.claim(
+                session, "changePassword", key, fingerprint(input)
+            ):
+                raise Overtaken
             user = await accounts.set_password(session, new_hash, "change_password")
             await accounts.revoke_other_logins(session, own_login(context))
             answer = ViewerPayload(viewer=shown(User, [user])[0])
             if key is not None:
-                await idempotency.keep(session, "changePassword", key, store(answer))
+                await idempotency.keep(
+                    session, "changePassword", key, store(answer), secrets_hash=secrets_hash
+                )
             return answer
 
     @mutation(description="Change what is known about the caller.", access="account")
     async def update_viewer(self, info: Info, input: UpdateViewerInput) -> ViewerPayload:
-        user = await accounts.update(
-            info.context.session, checked(input), _version(input.expected_version)
-        )
+        user = await accounts.update(info.context.session, checked(input), expected_version(input))
         return ViewerPayload(viewer=shown(User, [user])[0])
 
     @mutation(
@@ -168,7 +175,7 @@ class AccountsMutation:
             raise invalid("password", "password", "This is not the password.")
         session = context.session
         async with session.transaction(statement_timeout_ms=ERASING_MS):
-            user = await accounts.lock(session, known, _version(input.expected_version))
+            user = await accounts.lock(session, known, expected_version(input))
             await erase_account(session)
         context.become(None)
         return DeleteAccountPayload(deleted_id=strawberry.ID(ids.encode("user", user.id)))
@@ -237,6 +244,11 @@ async def _known_hash(context: Context) -> str:
     return known
 
 
+def _digest(*secrets: str) -> str:
+    """Secrets as one of a length that can be hashed; a fast digest, never to be stored."""
+    return sha256(json.dumps(secrets).encode()).hexdigest()
+
+
 def _entry(owner_id: UUID) -> tuple[Actor, tokens.Minted]:
     """Someone at a login session that is about to begin, and its token."""
     minted = tokens.mint(owner_id)
@@ -289,7 +301,3 @@ def own_login(context: Context) -> UUID | None:
     """The login session that asks; None for an API key."""
     actor = context.actor
     return actor.id if actor is not None and actor.kind == "user" else None
-
-
-def _version(given: int | None) -> int | None:
-    return None if given is UNSET else given

@@ -19,6 +19,7 @@ from schema.inputs import (
     checked,
     checked_items,
     create_input,
+    expected_version,
     new_id,
     reference,
     update_input,
@@ -171,10 +172,6 @@ def _parts(given: list[MessagePartInput]) -> list[dict[str, Any]]:
     return checked_items(given, "parts", longest=MAX_PARTS)
 
 
-def _expected(input: ChangeInput | SetActiveLeafInput) -> int | None:
-    return None if input.expected_version is UNSET else input.expected_version
-
-
 class ConversationsMutation:
     """Conversations and messages."""
 
@@ -200,7 +197,7 @@ class ConversationsMutation:
         )
         return _conversation(
             await repository.update_conversation(
-                info.context.session, id, {**values, **pin}, _expected(input)
+                info.context.session, id, {**values, **pin}, expected_version(input)
             )
         )
 
@@ -211,7 +208,7 @@ class ConversationsMutation:
         id = reference("conversation", input.id)
         return _conversation(
             await repository.archive_conversation(
-                info.context.session, id, input.archived, _expected(input)
+                info.context.session, id, input.archived, expected_version(input)
             )
         )
 
@@ -221,7 +218,9 @@ class ConversationsMutation:
     ) -> ConversationPayload:
         id = reference("conversation", input.id)
         session = info.context.session
-        return _conversation(await repository.delete_conversation(session, id, _expected(input)))
+        return _conversation(
+            await repository.delete_conversation(session, id, expected_version(input))
+        )
 
     @mutation(description="Bring back a deleted conversation and what was deleted with it.")
     async def restore_conversation(
@@ -229,7 +228,9 @@ class ConversationsMutation:
     ) -> ConversationPayload:
         id = reference("conversation", input.id)
         session = info.context.session
-        return _conversation(await repository.restore_conversation(session, id, _expected(input)))
+        return _conversation(
+            await repository.restore_conversation(session, id, expected_version(input))
+        )
 
     @mutation(description="Add a message to a conversation and make it the active leaf.")
     async def append_message(self, info: Info, input: AppendMessageInput) -> MessagePayload:
@@ -278,7 +279,7 @@ class ConversationsMutation:
                 values,
                 new_parts,
                 id=id,
-                expected_version=_expected(input),
+                expected_version=expected_version(input),
             )
         )
 
@@ -290,6 +291,6 @@ class ConversationsMutation:
         )
         return _conversation(
             await repository.set_active_leaf(
-                info.context.session, conversation_id, message_id, _expected(input)
+                info.context.session, conversation_id, message_id, expected_version(input)
             )
         )

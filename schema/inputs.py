@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 from uuid import RFC_4122, UUID
 
 import strawberry
@@ -76,7 +76,13 @@ class ChangeInput(OnceInput):
     )
 
 
-def expected_version(input: ChangeInput) -> int | None:
+class Expecting(Protocol):
+    """An input that may say which version its sender has seen."""
+
+    expected_version: int | None
+
+
+def expected_version(input: Expecting) -> int | None:
     """The version that a change is based on; None when the caller does not say."""
     version = input.expected_version
     return None if version is UNSET else version

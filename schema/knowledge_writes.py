@@ -18,6 +18,7 @@ from schema.inputs import (
     checked,
     checked_items,
     create_input,
+    expected_version,
     new_id,
     reference,
     update_input,
@@ -99,10 +100,6 @@ def _document(row: Any) -> DocumentPayload:
     return DocumentPayload(document=shown(knowledge.Document, [row])[0])
 
 
-def _expected(input: ChangeInput) -> int | None:
-    return None if input.expected_version is UNSET else input.expected_version
-
-
 def _new(input: CreateDocumentInput | NewDocumentInput, path: tuple[str, ...]) -> dict[str, Any]:
     """The checked values of a new document, with its id when the client chose one."""
     values: dict[str, Any]
@@ -135,16 +132,18 @@ class KnowledgeMutation:
     async def update_document(self, info: Info, input: UpdateDocumentInput) -> DocumentPayload:
         id, values = all_of(lambda: reference("document", input.id), lambda: checked(input))
         session = info.context.session
-        return _document(await repository.update_document(session, id, values, _expected(input)))
+        return _document(
+            await repository.update_document(session, id, values, expected_version(input))
+        )
 
     @mutation(description="Delete a document with its chunks; it can be restored.")
     async def delete_document(self, info: Info, input: DeleteDocumentInput) -> DocumentPayload:
         id = reference("document", input.id)
         session = info.context.session
-        return _document(await repository.delete_document(session, id, _expected(input)))
+        return _document(await repository.delete_document(session, id, expected_version(input)))
 
     @mutation(description="Bring back a deleted document and what was deleted with it.")
     async def restore_document(self, info: Info, input: RestoreDocumentInput) -> DocumentPayload:
         id = reference("document", input.id)
         session = info.context.session
-        return _document(await repository.restore_document(session, id, _expected(input)))
+        return _document(await repository.restore_document(session, id, expected_version(input)))

@@ -99,4 +99,9 @@ class IdempotencyKey(Owned, Timestamped, table=True):
         sa_type=JSONB(none_as_null=True),
         description="The answer; null until the write is done.",
     )
+    secrets_hash: str | None = Field(
+        default=None,
+        max_length=255,
+        description="The argon2id hash of what else was asked, if that must not be hashed plainly.",
+    )
     expires_at: datetime = Field(description="When the key may be used anew.")

@@ -194,8 +194,32 @@ async def test_a_change_of_password_sent_again_gives_the_first_answer(account: A
     # The key is that of another change: it must not seem done.
     third = {"currentPassword": NEW, "newPassword": f"{NEW} 3", "idempotencyKey": "k"}
     assert codes(await account.do(CHANGE_PASSWORD, **third)) == ["IDEMPOTENCY_CONFLICT"]
+    # Nor must one that names another current password.
+    guess = change | {"currentPassword": "a guess"}
+    assert codes(await account.do(CHANGE_PASSWORD, **guess)) == ["IDEMPOTENCY_CONFLICT"]
     assert (await account.log_in(account.email, NEW))["problems"] == []
     assert (await account.ask(f"{{ {VIEWER} }}"))["viewer"]["version"] == 2
+
+
+async def test_a_change_of_password_sent_again_after_another_gives_its_own_answer(
+    account: Account,
+) -> None:
+    change = {"currentPassword": PASSWORD, "newPassword": NEW, "idempotencyKey": "k"}
+    first = await account.do(CHANGE_PASSWORD, **change)
+    second = await account.do(CHANGE_PASSWORD, currentPassword=NEW, newPassword=f"{NEW} 3")
+    assert second["problems"] == []
+    assert await account.do(CHANGE_PASSWORD, **change) == first
+    assert (await account.log_in(account.email, f"{NEW} 3"))["problems"] == []
+    assert (await account.ask(f"{{ {VIEWER} }}"))["viewer"]["version"] == 3
+
+
+async def test_the_longest_passwords_can_be_changed_once(anybody: Caller) -> None:
+    longest = ["\U0001f511" * 200, "\U0001f512" * 200]
+    account = await new_account(anybody, password=longest[0])
+    change = {"currentPassword": longest[0], "newPassword": longest[1], "idempotencyKey": "k"}
+    first = await account.do(CHANGE_PASSWORD, **change)
+    assert first["problems"] == []
+    assert await account.do(CHANGE_PASSWORD, **change) == first
 
 
 async def test_a_key_without_the_password_changes_nothing(account: Account) -> None:
