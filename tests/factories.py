@@ -278,9 +278,9 @@ def _bound(declared: FieldInfo, kind: type, name: str, default: int) -> int:
     return int(found[0]) if found else default
 
 
-def _key_rank(constraint: sa.ForeignKeyConstraint) -> int:
-    """Keys that others share columns with come first."""
-    return len(constraint.column_keys)
+def _key_rank(constraint: sa.ForeignKeyConstraint) -> tuple[int, str]:
+    """Keys that others share columns with come first; all in the same order in every process."""
+    return len(constraint.column_keys), str(constraint.name)
 
 
 def multiplied(rows: Rows, owner_id: UUID, times: int) -> Rows:

@@ -14,24 +14,28 @@ COPIES = 499
 SIZE = SEEDS * (COPIES + 1)
 
 
-async def fill(admin: AsyncEngine, *owners: UUID) -> dict[UUID, Factory]:
-    """Store some random rows for each owner, and copies of them that differ in keys and times."""
-    factories = {}
-    for number, owner_id in enumerate(owners):
-        factory = factories[owner_id] = Factory(owner_id, number)
-        tables = dict.fromkeys(metadata.tables, SEEDS) | {"users": 1}
-        await store(admin, factory.fill(tables))
+def factories(*owners: UUID) -> list[Factory]:
+    """The owners' first rows: the same in every process."""
+    made = [Factory(owner_id, number) for number, owner_id in enumerate(owners)]
+    for factory in made:
+        factory.fill(dict.fromkeys(metadata.tables, SEEDS) | {"users": 1})
+    return made
+
+
+async def fill(admin: AsyncEngine, made: list[Factory]) -> None:
+    """Store the rows of each owner, and copies of them that differ in keys and times."""
+    for factory in made:
+        await store(admin, factory.rows)
     async with admin.connect() as connection:
         # The copies name rows that there are: checking that again would take most of the time.
         await connection.execute(sa.text("SET session_replication_role = replica"))
-        for owner_id in owners:
+        for factory in made:
             for table in metadata.sorted_tables:
                 if table.name not in ("users", "task_dependencies"):
-                    await _copy(connection, table, owner_id)
-            await _depend(connection, owner_id, factories[owner_id].rows["tasks"])
+                    await _copy(connection, table, factory.owner_id)
+            await _depend(connection, factory.owner_id, factory.rows["tasks"])
         await connection.execute(sa.text("RESET session_replication_role"))
         await connection.execute(sa.text("ANALYZE"))
-    return factories
 
 
 async def _copy(connection: AsyncConnection, table: sa.Table, owner_id: UUID) -> None:

@@ -13,23 +13,26 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import OpenTransaction
+from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.models import metadata
 from schema import ids
 from schema.mirror import Mirror, OrderTerm
 from schema.pages import encode_cursor
+from tests.conftest import TEMPLATE
 from tests.connections import Path, connections, paths
-from tests.factories import Row
+from tests.factories import Factory, Row
 from tests.filters import complete, order_argument
 from tests.people import Person
 from tests.reading.asking import Question, parent_of
 from tests.reading.conftest import services
-from tests.reading.large import SIZE, fill
+from tests.reading.large import SIZE, factories, fill
 from tests.reading.oracle import is_live
 from tests.references import signature
 from tests.ways import Way
 
 PAGE = "{ nodes { id } pageInfo { hasNextPage endCursor } }"
+DATABASE = "engram_large"
 PARENTS = 20
 MAX_READ = 2_000
 """Rows that a statement may read for a page of twenty of each of twenty parents."""
@@ -99,17 +102,33 @@ def quoted(value: Any) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+async def prepare(server: EmbeddedServer, owners: list[Factory]) -> None:
+    """Make the large database, unless another process of this run has made it.
+
+    It goes with the server, at the end of the run.
+    """
+    only_one = create_engine(server.admin_url(), pool_size=1)
+    async with only_one.connect() as lock:
+        await lock.execute(sa.text("SELECT pg_advisory_lock(hashtext('engram_large'))"))
+        there = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+        if (await lock.execute(there, {"name": DATABASE})).first() is None:
+            server.create_database(f"{DATABASE}_new", template=TEMPLATE)
+            admin = create_engine(server.admin_url(f"{DATABASE}_new"), pool_size=1)
+            await fill(admin, owners)
+            await admin.dispose()
+            server.sql(f"ALTER DATABASE {DATABASE}_new RENAME TO {DATABASE}")
+    await only_one.dispose()
+
+
 @pytest_asyncio.fixture(scope="module")
-async def explained(server: Any) -> AsyncIterator[Explained]:
+async def explained(server: EmbeddedServer) -> AsyncIterator[Explained]:
     """The owner of large tables, whose statements are explained as they are sent."""
-    name = "engram_large"
-    server.create_database(name, template="engram_template")
-    admin = create_engine(server.admin_url(name), pool_size=1)
-    engine = create_engine(server.url(name), pool_size=1)
-    owner_id, stranger_id = UUID(int=1), UUID(int=2)
-    factories = await fill(admin, owner_id, stranger_id)
-    rows = factories[owner_id].rows
-    found = Explained(Person(owner_id, rows["workers"][0]["id"], services(engine)), rows, admin)
+    owner, stranger = factories(UUID(int=1), UUID(int=2))
+    await prepare(server, [owner, stranger])
+    admin = create_engine(server.admin_url(DATABASE), pool_size=1)
+    engine = create_engine(server.url(DATABASE), pool_size=1)
+    person = Person(owner.owner_id, owner.rows["workers"][0]["id"], services(engine))
+    found = Explained(person, owner.rows, admin)
     original = OpenTransaction.fetch
 
     async def fetch(self: OpenTransaction, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
@@ -132,7 +151,6 @@ async def explained(server: Any) -> AsyncIterator[Explained]:
         OpenTransaction.fetch = original  # type: ignore[method-assign]
         await engine.dispose()
         await admin.dispose()
-        server.drop_database(name)
 
 
 def orders(path: Path) -> list[tuple[OrderTerm, ...]]:
