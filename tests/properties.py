@@ -20,7 +20,7 @@ PHASES = [phase for phase in Phase if phase is not Phase.explain]
 
 settings.register_profile(
     "default",
-    max_examples=120,
+    max_examples=150,
     deadline=None,
     phases=PHASES,
     derandomize=True,
