@@ -134,3 +134,20 @@ def test_the_examples_are_of_the_schema(example: Example) -> None:
     variables = json.loads(example.variables)
     assert operation.cost.evaluate(variables) <= 10_000
     assert documents.prepare(LOOKUP).errors == ()
+
+
+async def test_the_token_is_for_names_of_this_machine_alone(make_settings: MakeSettings) -> None:
+    settings = make_settings(engram_environment="development", host="192.0.2.7")
+    app = create_app(settings, schema=edge_schema, token="eg_token")
+    async with serving(app) as served:
+
+        async def token_at(host: str) -> object:
+            page = await served.client.get("/graphql", headers=HTML | {"host": host})
+            assert page.status_code == 200
+            return config_of(page.text)["token"]
+
+        own = ("localhost", "LOCALHOST:8000", f"127.0.0.1:{served.port}", "[::1]:8000", "192.0.2.7")
+        for host in own:
+            assert await token_at(host) == "eg_token", host
+        for host in ("evil.example", "localhost.evil.example:8000", "127.0.0.1.nip.io", "[::1", ""):
+            assert await token_at(host) is None, host

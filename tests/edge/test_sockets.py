@@ -323,3 +323,17 @@ async def test_a_reader_that_does_not_read_is_closed(
                 seen = seen[-100:] + chunk
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize("kind", ["connection_init", "ping", "pong"])
+async def test_a_payload_nested_too_deeply_closes_the_socket(served: Served, kind: str) -> None:
+    for levels, fits in ((32, True), (33, False), (300, False)):
+        payload = '{"a":' * levels + "1" + "}" * levels
+        async with connect(served.socket_url, subprotocols=[PROTOCOL]) as connection:
+            await connection.send(f'{{"type": "{kind}", "payload": {payload}}}')
+            if fits:
+                await say(connection, {"type": "ping"})
+                assert (await hear(connection))["type"] in ("connection_ack", "pong")
+            else:
+                reason = "Invalid message: payload is nested too deeply"
+                assert await closed(connection) == (4400, reason)

@@ -1,6 +1,7 @@
 """The real schema through the real server: bad requests, foreign ids, subscriptions, log-outs."""
 
 import asyncio
+import base64
 import json
 from time import process_time
 from typing import Any
@@ -9,9 +10,12 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
+from db.notifications import Listener, Subscription
 from tests.edge.conftest import Served
 from tests.edge.sockets import answer, closed, hear, opened, say, subscribe
+from tests.edge.waiting import until
 from tests.edge.whole import Someone, sign_up
 
 
@@ -125,12 +129,28 @@ async def next_data(connection: ClientConnection) -> Any:
     return message["payload"]["data"]
 
 
-async def test_task_changed_over_a_socket(anna: Someone, bert: Someone, project: str) -> None:
+@pytest.fixture
+def subscriptions(monkeypatch: pytest.MonkeyPatch) -> list[Subscription]:
+    """The subscriptions that began during the test."""
+    begun: list[Subscription] = []
+    subscribe = Listener.subscribe
+
+    def noted(listener: Listener, *topic: Any) -> Subscription:
+        begun.append(subscribe(listener, *topic))
+        return begun[-1]
+
+    monkeypatch.setattr(Listener, "subscribe", noted)
+    return begun
+
+
+async def test_task_changed_over_a_socket(
+    anna: Someone, bert: Someone, project: str, subscriptions: list[Subscription]
+) -> None:
     query = f'subscription {{ taskChanged(projectId: "{project}") {{ title project {{ id }} }} }}'
     async with opened(anna.served, anna) as mine, opened(bert.served, bert) as foreign:
         for connection in (mine, foreign):
             await say(connection, subscribe(query))
-        await asyncio.sleep(0.3)
+        await until(lambda: subscriptions)
         data = await anna.ask(CREATE_TASK, project=project, title="seen")
         identifier = data["createTask"]["task"]["id"]
         assert await next_data(mine) == {
@@ -151,7 +171,9 @@ async def test_task_changed_over_a_socket(anna: Someone, bert: Someone, project:
         assert heard == answer({"__typename": "Query"}, "2")
 
 
-async def test_message_added_over_an_event_stream(anna: Someone) -> None:
+async def test_message_added_over_an_event_stream(
+    anna: Someone, subscriptions: list[Subscription]
+) -> None:
     data = await anna.ask(
         'mutation { createConversation(input: {title: "Talk"})'
         " { conversation { id } problems { message } } }"
@@ -167,7 +189,7 @@ async def test_message_added_over_an_event_stream(anna: Someone) -> None:
     ):
         lines = response.aiter_lines()
         await anext(lines)
-        await asyncio.sleep(0.3)
+        await until(lambda: subscriptions)
         await anna.ask(
             "mutation($id: ID!) { appendMessage(input:"
             ' {conversationId: $id, role: USER, content: "Hello"})'
@@ -186,4 +208,77 @@ async def test_logging_out_ends_the_token_and_its_sockets(whole: Served) -> None
         await carla.ask("mutation { logOut(input: {}) { problems { message } } }")
         refused = await whole.post("{ viewer { id } }", {"authorization": f"Bearer {carla.token}"})
         assert refused.status_code == 401
+        assert await closed(connection) == (4401, "Unauthorized: the login has ended")
+
+
+def tampered(*values: object) -> str:
+    """A cursor of conversations with values that no page gave."""
+    return base64.urlsafe_b64encode(json.dumps(["-last_message_at,-id", *values]).encode()).decode()
+
+
+SOME_ID = "01a1fbf8-99d1-76d4-b0e5-881acb267c60"
+
+
+@pytest.mark.parametrize(
+    ("moment", "identifier"),
+    [
+        ("0001-01-01T00:00:00+23:59", SOME_ID),
+        ("9999-12-31T23:59:59-23:59", SOME_ID),
+        ("2026-01-01T00:00:00Z", 5),
+        ("2026-01-01T00:00:00Z", [SOME_ID]),
+        (5, SOME_ID),
+        (None, SOME_ID),
+        ("2026-01-01T00:00:00Z", None),
+    ],
+)
+async def test_a_tampered_cursor_is_no_cursor(
+    anna: Someone, moment: object, identifier: object
+) -> None:
+    for side in ("after", "before"):
+        cursor = tampered(moment, identifier)
+        body = await anna.execute(f'{{ conversations({side}: "{cursor}") {{ nodes {{ id }} }} }}')
+        assert body["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
+async def test_a_cursor_may_hold_any_moment(anna: Someone) -> None:
+    for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999+00:00"):
+        cursor = tampered(moment, SOME_ID)
+        await anna.ask(f'{{ conversations(after: "{cursor}") {{ nodes {{ id }} }} }}')
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+async def test_a_moment_out_of_the_calendar_is_refused(anna: Someone, moment: str) -> None:
+    literal = f'{{ tasks(filter: {{dueAt: {{lt: "{moment}"}}}}) {{ nodes {{ id }} }} }}'
+    body = await anna.execute(literal)
+    assert body["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
+    variable = "query($m: DateTime) { tasks(filter: {dueAt: {lt: $m}}) { nodes { id } } }"
+    body = await anna.execute(variable, m=moment)
+    assert body["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+LOG_OUT = "mutation { logOut(input: {}) { problems { message } } }"
+
+
+async def test_a_socket_that_logged_out_does_nothing_more(whole: Served) -> None:
+    someone = await sign_up(whole)
+    async with opened(whole, someone) as connection:
+        await say(connection, subscribe("{ viewer { username } }"))
+        assert "errors" not in (await hear(connection))["payload"]
+        assert (await hear(connection))["type"] == "complete"
+        await say(connection, subscribe(LOG_OUT))
+        assert (await hear(connection))["payload"]["data"] == {"logOut": {"problems": []}}
+        create = 'mutation { createProject(input: {key: "LATE", name: "Late"}) { project { id } } }'
+        await say(connection, subscribe(create, "2"))
+        assert await hear(connection) == {"type": "complete", "id": "1"}
+        with pytest.raises(ConnectionClosed) as closing:
+            await hear(connection)
+        assert closing.value.rcvd is not None
+        assert closing.value.rcvd.code == 4401
+
+
+async def test_a_socket_whose_login_was_ended_elsewhere_does_nothing_more(whole: Served) -> None:
+    someone = await sign_up(whole)
+    async with opened(whole, someone) as connection:
+        await someone.ask(LOG_OUT)
+        await say(connection, subscribe("{ viewer { username } }"))
         assert await closed(connection) == (4401, "Unauthorized: the login has ended")
