@@ -45,7 +45,12 @@ class LoginSession(Node):
         return actor is not None and actor.kind == "user" and actor.id == row.id
 
 
-@mirror(accounts.ApiKey, private={"key_hash", "key_salt"}, default_order=("-created_at",), access="account")
+@mirror(
+    accounts.ApiKey,
+    private={"key_hash", "key_salt"},
+    default_order=("-created_at",),
+    access="account",
+)
 class ApiKey(Node):
     name: auto
     prefix: auto
