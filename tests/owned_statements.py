@@ -39,7 +39,8 @@ def statements_read() -> Iterator[None]:
         for module in WITH_SESSIONS:
             patched.setattr(module, "Session", ReadSession)
         yield
-    assert {sql: tables for sql, tables in sent.items() if tables} == {}
+    wrong = {sql: tables for sql, tables in sent.items() if tables}
+    assert not wrong, f"Statements that do not name the owner of a table: {wrong}"
 
 
 class ReadSession(Session):

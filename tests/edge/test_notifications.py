@@ -94,7 +94,7 @@ async def test_a_change_is_kept_from_the_subscription_on(
     scope, one = uuid4(), uuid4()
     subscription = listener.subscribe(owner, "task", scope)
     await announce(open_session, owner, "task", scope, [one])
-    await asyncio.sleep(0.2)  # nobody iterates yet
+    await until(lambda: not subscription._waiting.empty())  # nobody iterates yet
     assert await take(subscription) == Change("update", (one,))
 
 

@@ -106,12 +106,21 @@ def test_a_server_left_behind_by_a_killed_process_is_used_and_stopped(folder: Pa
     assert not (folder / "postgres/postmaster.pid").exists()
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and nobody has asked how."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_a_stale_pid_that_another_process_has_got_is_no_obstacle(folder: Path) -> None:
     leave(user(folder), "die")
     file = folder / "postgres/postmaster.pid"
     lines = file.read_text().splitlines()
     os.kill(int(lines[0]), signal.SIGKILL)
-    time.sleep(0.3)
+    while psutil.pid_exists(int(lines[0])) and not is_zombie(int(lines[0])):
+        time.sleep(0.01)
     file.write_text("\n".join([str(os.getpid()), *lines[1:]]))
     with EmbeddedServer.start(folder, durable=False) as server:
         assert server.sql("SELECT 1") == "1"
