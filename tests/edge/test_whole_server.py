@@ -13,10 +13,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from db.notifications import Listener, Subscription
-from db.notifications import Listener, Subscription
 from tests.edge.conftest import Served
 from tests.edge.sockets import answer, closed, hear, opened, say, subscribe
-from tests.edge.waiting import until
 from tests.edge.waiting import until
 from tests.edge.whole import Someone, sign_up
 
@@ -129,20 +127,6 @@ async def next_data(connection: ClientConnection) -> Any:
     message = await hear(connection)
     assert message["type"] == "next", message
     return message["payload"]["data"]
-
-
-@pytest.fixture
-def subscriptions(monkeypatch: pytest.MonkeyPatch) -> list[Subscription]:
-    """The subscriptions that began during the test."""
-    begun: list[Subscription] = []
-    subscribe = Listener.subscribe
-
-    def noted(listener: Listener, *topic: Any) -> Subscription:
-        begun.append(subscribe(listener, *topic))
-        return begun[-1]
-
-    monkeypatch.setattr(Listener, "subscribe", noted)
-    return begun
 
 
 @pytest.fixture
