@@ -24,6 +24,7 @@ from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError
 from db.migrate import head_revision, revise, upgrade
 from db.security import RowSecurityError
+from db.tokens import Minted
 from schema import build_schema
 from server import logs
 from server.app import create_app
@@ -31,6 +32,7 @@ from server.settings import Settings
 from server.startup import (
     Opened,
     StartupError,
+    admit_development_token,
     database,
     development_token,
     mint_token,
@@ -58,12 +60,12 @@ class _Server(uvicorn.Server):
     """uvicorn, which tells a developer where to look, and ends open streams when it stops."""
 
     def __init__(
-        self, application: Starlette, config: uvicorn.Config, bearer: str | None, *, greets: bool
+        self, application: Starlette, config: uvicorn.Config, opened: Opened, bearer: Minted | None
     ) -> None:
         super().__init__(config)
         self._application = application
+        self._opened = opened
         self._bearer = bearer
-        self._greets = greets
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then print the address and a token on standard output, apart from the log."""
@@ -71,13 +73,16 @@ class _Server(uvicorn.Server):
         # What start-up made stays: the collector need not look at it again with every request.
         gc.collect()
         gc.freeze()
-        if not (self.started and self._greets):
+        if not (self.started and self._opened.settings.development):
             return
+        if self._bearer is not None:
+            # Only now: a start that fails, as its port is taken, leaves no login session.
+            await admit_development_token(self._opened, self._bearer)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         shown = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104
         lines = ["", f"  GraphiQL  http://{f'[{shown}]' if ':' in shown else shown}:{port}/graphql"]
         if self._bearer is not None:
-            lines.append(f"  Token     {self._bearer}")
+            lines.append(f"  Token     {self._bearer.token}")
         typer.echo("\n".join([*lines, ""]))
         sys.stdout.flush()
 
@@ -104,7 +109,7 @@ def _serve(opened: Opened) -> None:
     settings = opened.settings
     asyncio.run(prepare(opened))
     bearer = asyncio.run(development_token(opened)) if settings.development else None
-    application = create_app(settings, token=bearer)
+    application = create_app(settings, token=None if bearer is None else bearer.token)
     config = uvicorn.Config(
         application,
         host=settings.host,
@@ -117,7 +122,7 @@ def _serve(opened: Opened) -> None:
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
         ws_max_size=settings.body_limit_bytes,
     )
-    server = _Server(application, config, bearer, greets=settings.development)
+    server = _Server(application, config, opened, bearer)
     server.run()
     if not server.started:
         # the log says why: the port is taken, or the application did not start

@@ -19,8 +19,13 @@ from db.migrate import current_revision, head_revision, upgrade
 from db.repositories import accounts
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
+from db.tokens import Minted
 from server import demo
 from server.settings import Settings
+
+DEVELOPMENT_DEVICE = "development"
+DEVELOPMENT_DAYS = 7
+"""How long a development token lasts, unless the server starts again before."""
 
 
 class StartupError(Exception):
@@ -106,34 +111,55 @@ async def prepare(opened: Opened) -> None:
 
 async def mint_token(opened: Opened, email: str, *, device: str) -> str:
     """A bearer token for the person with this address. Raises StartupError."""
+    minted = await _mint(opened, email)
+    if minted is None:
+        raise StartupError(f"Nobody has the address {email}.")
+    await _admit(opened, minted, device, days=opened.settings.session_lifetime_days)
+    return minted.token
+
+
+async def development_token(opened: Opened) -> Minted | None:
+    """A token for the demo person, None where there is none. It works once it is admitted."""
+    return await _mint(opened, demo.EMAIL)
+
+
+async def admit_development_token(opened: Opened, minted: Minted) -> None:
+    """Begin the login session of a development token, in the place of those of earlier starts."""
+    await _admit(opened, minted, DEVELOPMENT_DEVICE, days=DEVELOPMENT_DAYS, alone=True)
+
+
+async def _mint(opened: Opened, email: str) -> Minted | None:
+    """A token for the person with this address, which is not stored yet."""
     engine = opened.engine()
-    options = opened.settings.session_options
     try:
-        owner_id = await _find(engine, options, email)
-        if owner_id is None:
-            raise StartupError(f"Nobody has the address {email}.")
-        minted = tokens.mint(owner_id)
-        lifetime = timedelta(days=opened.settings.session_lifetime_days)
-        row = {
-            "token_hash": minted.hash,
-            "device_name": device,
-            "expires_at": datetime.now(UTC) + lifetime,
-        }
-        author = Author("user", owner_id, device)
-        session = Session(engine, owner_id, options, author=author)
-        async with session, session.transaction():
-            await accounts.open_login(session, row)
-        return minted.token
+        owner_id = await _find(engine, opened.settings.session_options, email)
+        return None if owner_id is None else tokens.mint(owner_id)
     finally:
         await engine.dispose()
 
 
-async def development_token(opened: Opened) -> str | None:
-    """A token of the demo person, None where there is none."""
+async def _admit(
+    opened: Opened, minted: Minted, device: str, *, days: int, alone: bool = False
+) -> None:
+    """Store the login session of a token; when `alone`, as the only one of the device."""
+    parsed = tokens.parse(minted.token)
+    assert parsed is not None
+    row = {
+        "token_hash": minted.hash,
+        "device_name": device,
+        "expires_at": datetime.now(UTC) + timedelta(days=days),
+    }
+    engine = opened.engine()
+    author = Author("user", parsed.owner_id, device)
+    options = opened.settings.session_options
+    session = Session(engine, parsed.owner_id, options, author=author)
     try:
-        return await mint_token(opened, demo.EMAIL, device="development")
-    except StartupError:
-        return None
+        async with session, session.transaction():
+            if alone:
+                await accounts.erase_logins(session, device)
+            await accounts.open_login(session, row)
+    finally:
+        await engine.dispose()
 
 
 async def _find(engine: AsyncEngine, options: SessionOptions, email: str) -> UUID | None:

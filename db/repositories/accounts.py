@@ -133,6 +133,12 @@ async def open_login(session: Session, values: Mapping[str, Any]) -> Record:
     return login
 
 
+async def erase_logins(session: Session, device_name: str) -> None:
+    """Remove all login sessions of the owner on one device, whether they work or not."""
+    named = readable(LOGINS, LOGINS.c.id).where(LOGINS.c.device_name == device_name)
+    await changes.remove(session, LOGINS, [row.id for row in await session.execute(named)])
+
+
 async def revoke_login(session: Session, identifier: UUID) -> Record:
     """End a login session; one that has ended stays as it is. Raises Missing."""
     return await _revoke(session, LOGINS, identifier)

@@ -89,13 +89,41 @@ def test_tools_work_while_nothing_is_served(data: Path) -> None:
     assert not (data / "postgres/postmaster.pid").exists()
 
 
-def test_a_taken_port_is_an_error(data: Path) -> None:
+def development_logins(data: Path) -> list[str]:
+    """The login sessions of development, each with the days it lasts."""
+    with EmbeddedServer.start(data) as server:
+        return server.sql(
+            "SELECT id, round(extract(epoch FROM expires_at - created_at) / 86400), revoked_at"
+            " FROM login_sessions WHERE device_name = 'development'",
+            database="engram",
+        ).splitlines()
+
+
+def test_every_start_for_development_replaces_the_token_of_the_last(
+    data: Path, serve: Callable[..., Serving]
+) -> None:
+    printed, stored = set(), set()
+    for _ in range(2):
+        serving = serve(data)
+        (login,) = development_logins(data)
+        assert login.split("|")[1:] == ["7", ""]
+        stored.add(login)
+        _, out, _ = serving.end()
+        (token,) = (line.split()[1] for line in out.splitlines() if "Token" in line)
+        printed.add(token)
+    assert len(printed) == len(stored) == 2
+
+
+def test_a_taken_port_is_an_error(data: Path, serve: Callable[..., Serving]) -> None:
+    serve(data).end()
+    before = development_logins(data)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = run(data, "serve", PORT=str(taken.getsockname()[1]))
     assert done.returncode != 0
     assert "address already in use" in done.stderr
+    assert development_logins(data) == before
     assert not (data / "postgres/postmaster.pid").exists()
 
 
