@@ -145,8 +145,8 @@ class EmbeddedServer:
 
     def _join_or_start(self) -> None:
         if self._user.switched:
-            open_way_for(self._bin.parent)
-            open_way_for(self._root)
+            open_way_for(self._user, self._bin.parent)
+            open_way_for(self._user, self._root)
         lease = os.open(self._root / "use.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:

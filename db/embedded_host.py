@@ -7,7 +7,6 @@ import hashlib
 import os
 import pwd
 import shutil
-import stat
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from db.passage import open_way
 
 SYSTEM_USER = "engram"
 SOCKET = ".s.PGSQL.5432"
@@ -82,12 +83,15 @@ def socket_dir(root: Path) -> Path:
     return Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / f"engram-{digest}"  # noqa: S108
 
 
-def open_way_for(folder: Path) -> None:
-    """Let other users pass through (not list) the directories above, so that one can run there."""
-    for parent in (folder, *folder.parents):
-        mode = parent.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            parent.chmod(stat.S_IMODE(mode) | stat.S_IXGRP | stat.S_IXOTH)
+def open_way_for(user: SystemUser, folder: Path) -> None:
+    """Let the system user pass through the directories above, and nobody else."""
+    closed = open_way(folder, user.uid)
+    if closed is not None:
+        raise EmbeddedServerError(
+            f"PostgreSQL refuses to run as root, and the user {user.uid} cannot pass through "
+            f"{closed}: start as another user, put Engram and ENGRAM_DATA_DIR elsewhere, or run "
+            f"chmod o+x {closed}."
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from db.embedded import EmbeddedServer, EmbeddedServerError
+from db.embedded_host import SystemUser, open_way_for
 
 ROOT = Path(__file__).parents[2]
 # Starts or joins, says what it sees, waits for a line, leaves.
@@ -124,6 +126,40 @@ def test_a_stale_pid_that_another_process_has_got_is_no_obstacle(folder: Path) -
     file.write_text("\n".join([str(os.getpid()), *lines[1:]]))
     with EmbeddedServer.start(folder, durable=False) as server:
         assert server.sql("SELECT 1") == "1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root lets others pass")
+def test_root_lets_only_the_system_user_pass_through_what_is_closed(folder: Path) -> None:
+    folder.chmod(0o700)
+    data = folder / "data"
+    with EmbeddedServer.start(data, durable=False) as server:
+        assert server.sql("SELECT 1") == "1"
+        uid = (data / "postgres").stat().st_uid
+    mode = folder.stat().st_mode
+    assert mode & 0o707 == 0o700
+    assert _can_enter(data, uid)
+    assert not _can_enter(data, uid + 1)
+    open_way_for(SystemUser(uid, uid, switched=True), data)
+    assert folder.stat().st_mode == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root lets others pass")
+def test_what_cannot_be_opened_for_one_is_not_opened_for_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    folder.chmod(0o700)
+    with pytest.raises(EmbeddedServerError, match=rf"chmod o\+x {folder}\.$"):
+        EmbeddedServer.start(folder, durable=False)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def _can_enter(folder: Path, uid: int) -> bool:
+    looking = ["/usr/bin/test", "-e", str(folder / "start.lock")]
+    return subprocess.run(looking, user=uid, group=uid, extra_groups=()).returncode == 0
 
 
 def test_an_interrupted_initdb_is_started_over(folder: Path) -> None:
