@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 
+from pydantic_core import PydanticCustomError
+
 MAX_DEPTH = 32
 """Levels below the outermost value."""
 
@@ -13,7 +15,9 @@ def check_json(max_bytes: int) -> Callable[[object], object]:
 
     def check(value: object) -> object:
         if value is not None and printed_size(value) > max_bytes:
-            raise ValueError(f"must be at most {max_bytes} bytes of JSON")
+            raise PydanticCustomError(
+                "max_bytes", "must be at most {bound} bytes of JSON", {"bound": max_bytes}
+            )
         return value
 
     return check
@@ -22,7 +26,9 @@ def check_json(max_bytes: int) -> Callable[[object], object]:
 def printed_size(value: object, level: int = 0) -> int:
     """Bytes of `value::jsonb::text`. Raises ValueError for what jsonb cannot hold."""
     if level > MAX_DEPTH:
-        raise ValueError(f"must nest at most {MAX_DEPTH} levels deep")
+        raise PydanticCustomError(
+            "max_depth", "must nest at most {bound} levels deep", {"bound": MAX_DEPTH}
+        )
     if isinstance(value, dict):
         # Two bytes for the braces, two for ": " of each entry, two for ", " between entries.
         entries = sum(_string(key) + 2 + printed_size(one, level + 1) for key, one in value.items())

@@ -26,11 +26,11 @@ from db.refusals import Invalid, Violation
 from schema import ids
 from schema.mirror import bare, describe, graphql_type, referred, shown_columns
 from schema.scalars import clean_text
+from schema.violations import MISSING, violations
 
 T = TypeVar("T", bound=type)
 
 MAX_KEY_CHARS = 200
-_MISSING = "This field must not be null."
 
 
 @strawberry.input
@@ -159,16 +159,16 @@ def checked(value: Any, *, path: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         Invalid: one violation for each field that breaks a rule of its column.
     """
-    values, violations = inspected(value, path=path)
-    if violations:
-        raise Invalid(violations)
+    values, found = inspected(value, path=path)
+    if found:
+        raise Invalid(found)
     return values
 
 
 def inspected(value: Any, *, path: tuple[str, ...] = ()) -> tuple[dict[str, Any], list[Violation]]:
     """The good values of an input, by column, and a violation for each bad one."""
     values: dict[str, Any] = {}
-    violations: list[Violation] = []
+    found: list[Violation] = []
     for name, source in value.sources.items():
         given = getattr(value, name)
         if given is UNSET:
@@ -176,8 +176,8 @@ def inspected(value: Any, *, path: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         try:
             values[name] = _checked_value(source, given, (*path, name))
         except Invalid as refused:
-            violations.extend(refused.violations)
-    return values, violations
+            found.extend(refused.violations)
+    return values, found
 
 
 def _checked_value(source: _Source, given: Any, path: tuple[str, ...]) -> Any:
@@ -190,7 +190,9 @@ def _checked_value(source: _Source, given: Any, path: tuple[str, ...]) -> Any:
     try:
         found = _adapter(source.model, source.name).validate_python(given)
     except ValidationError as error:
-        raise Invalid(_violations(error, path, given is None)) from None
+        if given is None:
+            raise Invalid([Violation(path, "not_null", MISSING)]) from None
+        raise Invalid(violations(error, path)) from None
     return _plain(found)
 
 
@@ -216,14 +218,14 @@ def all_of(*checks: Callable[[], Any]) -> list[Any]:
         Invalid: the violations that all of them found together.
     """
     results: list[Any] = []
-    violations: list[Violation] = []
+    found: list[Violation] = []
     for check in checks:
         try:
             results.append(check())
         except Invalid as refused:
-            violations.extend(refused.violations)
-    if violations:
-        raise Invalid(violations)
+            found.extend(refused.violations)
+    if found:
+        raise Invalid(found)
     return results
 
 
@@ -241,7 +243,7 @@ def checked_items(
     """
     if len(items) > longest:
         message = f"A list of at most {longest} items is needed."
-        raise Invalid([Violation((field,), "max_length", message, str(longest))])
+        raise Invalid([Violation((field,), "max_items", message, str(longest))])
     return all_of(*(partial(check, item, (field, str(n))) for n, item in enumerate(items)))
 
 
@@ -281,31 +283,3 @@ def new_id(key: str, text: str | None, path: tuple[str, ...] = ("id",)) -> UUID 
     if value.variant != RFC_4122 or value.version != 7:
         raise Invalid([Violation(path, "uuidv7", "A new id must be a UUIDv7.", "7")])
     return value
-
-
-_RULES = {
-    "string_too_short": "min_length",
-    "string_too_long": "max_length",
-    "too_short": "min_length",
-    "too_long": "max_length",
-    "greater_than_equal": "ge",
-    "less_than_equal": "le",
-    "string_pattern_mismatch": "pattern",
-}
-
-
-def _violations(error: ValidationError, path: tuple[str, ...], null: bool) -> Iterator[Violation]:
-    if null:
-        yield Violation(path, "not_null", _MISSING)
-        return
-    for item in error.errors(include_url=False, include_input=False):
-        context = item.get("ctx", {})
-        rule = _RULES.get(item["type"], item["type"])
-        bound = context.get(rule)
-        message = str(context.get("error", item["msg"]))
-        yield Violation(
-            (*path, *(str(part) for part in item["loc"])),
-            "value" if rule == "value_error" else rule,
-            message,
-            None if bound is None else str(bound),
-        )

@@ -260,4 +260,4 @@ def _noting(violations: list[Violation], check: Callable[[], T]) -> T | None:
 
 def _check_count(tasks: list[Any]) -> None:
     if len(tasks) > MAX_TASKS:
-        raise invalid("tasks", "max_length", f"At most {MAX_TASKS} tasks at a time.", MAX_TASKS)
+        raise invalid("tasks", "max_items", f"At most {MAX_TASKS} tasks at a time.", MAX_TASKS)

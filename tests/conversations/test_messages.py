@@ -168,7 +168,7 @@ async def test_lengths_are_bounded(person: Person) -> None:
         content=f"{longest}x",
         parts=[{"type": "TEXT"}] * 101,
     )
-    assert rules(problems) == {"content": "max_length", "parts": "max_length"}
+    assert rules(problems) == {"content": "max_length", "parts": "max_items"}
     assert [problem["bound"] for problem in problems] == ["1000000", "100"]
 
 

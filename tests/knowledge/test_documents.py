@@ -106,7 +106,7 @@ async def test_every_bad_value_is_named_at_once(person: Person) -> None:
         "sourceUri": "min_length",
         "mimeType": "max_length",
         "author": "characters",
-        "metadata": "dict_type",
+        "metadata": "type",
     }
     assert (await person.ask("{ documents { totalCount } }"))["documents"] == {"totalCount": 0}
 

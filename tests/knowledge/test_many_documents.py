@@ -59,7 +59,7 @@ async def test_nothing_at_all_may_be_created(person: Person) -> None:
 
 async def test_more_than_a_thousand_are_refused(person: Person) -> None:
     problems = await refused(person, "createDocuments", documents=[{"title": "x"}] * 1_001)
-    assert rules(problems) == {"documents": "max_length"}
+    assert rules(problems) == {"documents": "max_items"}
     assert problems[0]["bound"] == "1000"
     assert await count(person) == 0
 

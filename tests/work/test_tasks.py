@@ -243,7 +243,7 @@ async def test_each_bad_item_of_many_is_named_by_its_index(
     assert (await task(person, await new_task(person, project), "number"))["number"] == 2
     many = [{"projectId": project, "title": "t"}] * 1_001
     assert rules(await mutate(person, "createTasks", "tasks { id }", tasks=many)) == {
-        ("tasks", "max_length")
+        ("tasks", "max_items")
     }
     assert (await done(person, "createTasks", MANY, tasks=[]))["tasks"] == []
 
