@@ -49,9 +49,13 @@ def hex_ids(rows: Rows) -> frozenset[str]:
     return frozenset(row["id"].hex for found in rows.values() for row in found)
 
 
-def services(engine: AsyncEngine, options: SessionOptions | None = None) -> Services:
-    """What a process shares, without passwords: nobody logs in here."""
-    return Services(engine, cast(Any, None), options=options or SessionOptions())
+def services(engine: AsyncEngine, *, role: str | None = "engram_app") -> Services:
+    """What a process shares, without passwords: nobody logs in here.
+
+    A busy machine may hold a statement up; that is not what is looked at.
+    """
+    options = SessionOptions(role=role, statement_timeout_ms=60_000)
+    return Services(engine, cast(Any, None), options=options)
 
 
 def an_owner(seed: random.Random) -> UUID:
@@ -74,7 +78,7 @@ async def population(engine: AsyncEngine, admin_engine: AsyncEngine) -> Populati
     bound = services(engine)
     return Population(
         person=Person(owner_id, worker_id, bound),
-        unbound=Person(owner_id, worker_id, services(admin_engine, SessionOptions(role=None))),
+        unbound=Person(owner_id, worker_id, services(admin_engine, role=None)),
         rich=Person(rich_id, rich["workers"][0]["id"], bound),
         world=World(rows, foreign),
         rich_world=World(
