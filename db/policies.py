@@ -50,7 +50,7 @@ FOUND = sa.text(
     """
 )
 """The table and the columns of `Policy`, for every policy there is."""
-_quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
+_quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves dialects untyped
 
 
 def _owner(table: str) -> str:

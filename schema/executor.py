@@ -17,7 +17,7 @@ from graphql.pyutils import AwaitableOrValue, Path
 from db.session import DatabaseUnavailable, StatementCancelled
 from schema.planned import RowsPlan, Run
 from schema.planned_roots import Root
-from schema.plans import Plans
+from schema.plans import Plans, tell
 from schema.rows import Row
 
 
@@ -55,7 +55,8 @@ class PlanningExecutor(Executor[Any]):
     async def _planned(self, root: Root, *field: Any) -> Any:
         try:
             return await root.load(self._run)
-        except Exception:
+        except Exception as error:
+            tell(error, self.context_value.request_id)
             completed = super().execute_field(*field)
             return await completed if isawaitable(completed) else completed
 
@@ -84,7 +85,8 @@ class PlanningExecutor(Executor[Any]):
             objects = await self._objects(rows, row)
         except (DatabaseUnavailable, StatementCancelled):
             raise
-        except Exception:
+        except Exception as error:
+            tell(error, self.context_value.request_id)
             completed = super().complete_object_value(*field)
             data: dict[str, Any] = await completed if isawaitable(completed) else completed
             return data

@@ -6,7 +6,7 @@ of its freedom: it is compiled once per document (and per value of the variables
 
 Planning never has an opinion of its own. What it cannot express is `Unplannable`, and whatever goes
 wrong while a plan runs, a bad argument as well as a missing row, is left for graphql-core to say:
-the operation is then executed again by it alone, in the same snapshot.
+the operation is then executed by it alone, from the start and in a new snapshot.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

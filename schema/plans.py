@@ -19,11 +19,15 @@ from schema.plan import Planner
 from schema.plan_arguments import shaping_variables
 from schema.planned import CannotPlan, RowsPlan, Run
 from schema.planned_roots import PlannedQuery, Root
+from schema.projection import Unplannable
 
 log = structlog.get_logger("engram.plans")
 
 KEPT_PARTS = 128
 """Plans kept for one operation, by its parts and the values of its shaping variables."""
+
+EXPECTED = (CannotPlan, DatabaseUnavailable, GraphQLError, StatementCancelled, Unplannable)
+"""What graphql-core meets as well, and says."""
 
 P = TypeVar("P")
 _NO_VARIABLES = VariableValues({}, {})
@@ -70,8 +74,9 @@ class Plans:
         if key not in self._parts:
             try:
                 self._parts[key] = make()
-            except Exception:
+            except Exception as error:
                 # Not only what is Unplannable: a wrong argument is for graphql-core to tell.
+                tell(error)
                 self._parts[key] = None
             if len(self._parts) > KEPT_PARTS:
                 self._parts.popitem(last=False)
@@ -96,8 +101,7 @@ class Plans:
         except (DatabaseUnavailable, StatementCancelled):
             raise
         except Exception as error:
-            if not isinstance(error, CannotPlan | GraphQLError):
-                log.warning("plan_failed", request_id=context.request_id, exc_info=error)
+            tell(error, context.request_id)
             # Whatever it was, graphql-core says it, at the right path; an aborted transaction
             # would make it say more than that.
             await context.renew()
@@ -115,3 +119,12 @@ class Plans:
             return self._planner.plan(self._operation, self._fragments, values)
 
         return self._part(("query", *self._shape(values)), make)
+
+
+def tell(error: Exception, request_id: str | None = None) -> None:
+    """Log why a plan failed, unless that is how plans leave a matter to graphql-core.
+
+    The answer is right all the same, so nothing else would show that a plan is wrong.
+    """
+    if not isinstance(error, EXPECTED):
+        log.warning("plan_failed", request_id=request_id, exc_info=error)

@@ -60,7 +60,7 @@ async def test_the_application_may_do_what_it_needs_and_no_more(admin_engine: As
         FROM information_schema.role_table_grants
         WHERE grantee = 'engram_app' AND table_schema = 'public' GROUP BY table_name""",
     )
-    rights = {str(table): set(granted) for table, granted in found}  # type: ignore[call-overload]
+    rights = {str(table): set(granted) for table, granted in found}  # type: ignore[call-overload]  # a row of two columns
     expected = dict.fromkeys(TABLES, RIGHTS)
     expected |= {"audit_events": {"SELECT", "INSERT"}, "alembic_version": {"SELECT"}}
     assert rights == expected

@@ -59,7 +59,7 @@ async def test_statements_of_concurrent_resolvers_wait_for_each_other_on_a_cold_
                     assert session.statements == 8
 
             await asyncio.gather(*(operation() for _ in range(10)))
-            assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+            assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # known at run time
         finally:
             await engine.dispose()
 
@@ -68,7 +68,7 @@ async def test_nothing_is_opened_before_the_first_statement(database_url: str) -
     engine = create_engine(database_url)
     async with Session(engine, uuid4()) as session:
         session.owner_id = uuid4()
-    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+    assert engine.pool.checkedin() == 0  # type: ignore[attr-defined]  # known at run time
     await engine.dispose()
 
 
@@ -177,7 +177,7 @@ async def test_killed_connections_are_replaced_and_nobody_notices(
             killed += len((await admin.execute(kill, {"database": name})).all())
         await asyncio.gather(*(reading() for _ in range(9)), *(writing() for _ in range(6)))
     assert killed >= 20
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # known at run time
     await engine.dispose()
 
 
@@ -238,7 +238,7 @@ async def test_a_cancelled_request_stops_its_statement_and_gives_the_connection_
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # known at run time
     running = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = :database"
         " AND query LIKE 'SELECT pg_sleep%' AND state = 'active'"
@@ -318,7 +318,7 @@ async def test_a_connection_still_in_a_transaction_is_thrown_away(database_url: 
     async with engine.connect() as connection:
         assert await connection.scalar(pid) != first
         raw = await connection.get_raw_connection()
-        assert not raw.driver_connection.is_in_transaction()  # type: ignore[union-attr]
+        assert not raw.driver_connection.is_in_transaction()  # type: ignore[union-attr]  # it is connected
     await engine.dispose()
 
 
@@ -443,7 +443,7 @@ async def test_changes_are_announced_with_the_commit_and_only_then(
     await listener.close()
     mine = [one for one in heard if one["o"] == owner.hex]
     assert [one["op"] for one in mine] == ["insert"] * 3 + ["delete"]
-    told = [identifier for one in mine[:3] for identifier in one["ids"]]  # type: ignore[attr-defined]
+    told = [identifier for one in mine[:3] for identifier in one["ids"]]  # type: ignore[attr-defined]  # known at run time
     assert told == [identifier.hex for identifier in ids]
     assert mine[3] == {
         "o": owner.hex, "t": "message", "s": scope.hex, "op": "delete", "ids": [ids[0].hex]

@@ -148,7 +148,7 @@ async def explained(server: EmbeddedServer) -> AsyncIterator[Explained]:
     try:
         yield found
     finally:
-        OpenTransaction.fetch = original  # type: ignore[method-assign]
+        OpenTransaction.fetch = original  # type: ignore[method-assign]  # as it was
         await engine.dispose()
         await admin.dispose()
 
