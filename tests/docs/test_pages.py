@@ -10,18 +10,20 @@ from tests.docs.pages import ROOT, files, page
 from tests.docs.settings_table import written
 
 PAGES = sorted(
-    str(file.relative_to(ROOT)) for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    str(file.relative_to(ROOT))
+    for pattern in ("*.md", "docs/**/*.md", "*/README.md")
+    for file in ROOT.glob(pattern)
 )
 TOP = {
     # the code
-    "benchmarks", "db", "migrations", "schema", "server", "tests",
+    "benchmarks", "db", "examples", "migrations", "schema", "server", "tests",
     # what it needs
     "Makefile", "Procfile", "alembic.ini", "pyproject.toml", "requirements-dev.lock",
     "requirements.lock",
     # words
     "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
 }  # fmt: skip
-PATH = re.compile(r"`((?:benchmarks|db|docs|migrations|schema|server|tests)/[\w./*-]*)`")
+PATH = re.compile(r"`((?:benchmarks|db|docs|examples|migrations|schema|server|tests)/[\w./*-]*)`")
 TEST = re.compile(r"`(?:(tests/[\w/]+\.py)(?:::(test_\w+))?|(test_\w+))`")
 DECISIONS = [name for name in PAGES if name.startswith("docs/decisions/")]
 
