@@ -1,95 +1,44 @@
 """What workers do: claim tasks, keep them, and give them back."""
 
-from copy import copy
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import strawberry
-from strawberry import auto
-from strawberry.types.unset import UNSET
-
+from db.changes import Record
 from db.models import work
-from db.refusals import invalid
-from db.repositories import work_claims as repository
-from db.repositories.work_claims import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
+from db.refusals import Invalid, Refused, Violation, invalid
+from db.repositories import work_claimed, work_claims
+from db.repositories.work_claimed import Claimed, Outcomes
 from schema.context import Info
-from schema.inputs import OnceInput, all_of, check_text, checked, reference, update_input
+from schema.inputs import all_of, checked, reference
 from schema.mutation import mutation, shown
+from schema.problems import problems
+from schema.work_claims_inputs import (
+    MAX_CLAIMS,
+    ClaimTasksInput,
+    CompleteTaskInput,
+    CompleteTasksInput,
+    FailTaskInput,
+    FailTasksInput,
+    HeartbeatTaskInput,
+    HeartbeatTasksInput,
+    Path,
+    ReleaseTaskInput,
+    ReleaseTasksInput,
+    bounded,
+    claimed,
+    completed,
+    failed,
+    lease_of,
+    project_of,
+)
 from schema.work_tasks import TaskPayload, TasksPayload, task_payload
 
-MAX_CLAIMS = 100
-DEFAULT_LEASE_SECONDS = 60
-MAX_LEASE_SECONDS = 86_400
-MAX_PAUSE_SECONDS = 30 * 86_400
-MAX_REASON_CHARS = 2_000
+Write = Callable[[Sequence[Claimed]], Awaitable[Outcomes]]
 
-_LEASE = (
-    "How long the tasks are kept for the worker without a sign of life, between 1 and"
-    f" {MAX_LEASE_SECONDS} seconds."
+_EACH = (
+    f"for up to {MAX_CLAIMS} tasks. Each stands for itself: those whose claim was lost are problems"
+    " that name their place in the list, the others are done."
 )
-
-
-@update_input(work.Worker)
-class ClaimTasksInput(OnceInput):
-    """Who wants tasks, and which."""
-
-    worker_id: strawberry.ID = strawberry.field(description="The worker who is to do them.")
-    project_id: strawberry.ID | None = strawberry.field(
-        default=UNSET, description="Only tasks of this project; else of all."
-    )
-    limit: int = strawberry.field(
-        default=1, description=f"How many tasks, between 1 and {MAX_CLAIMS}."
-    )
-    lease_seconds: int = strawberry.field(default=DEFAULT_LEASE_SECONDS, description=_LEASE)
-    capabilities: auto
-
-
-@strawberry.input(description="A task and the claim under which it is being done.")
-class ClaimedTaskInput(OnceInput):
-    """What every write of a worker says."""
-
-    id: strawberry.ID = strawberry.field(description="The id of the task.")
-    claim_epoch: int = strawberry.field(
-        description="The task's `claimEpoch` as claimTasks gave it; refused once it is another."
-    )
-
-
-@strawberry.input(description="A claimed task to keep for longer.")
-class HeartbeatTaskInput(ClaimedTaskInput):
-    """The input of heartbeatTask."""
-
-    lease_seconds: int = strawberry.field(default=DEFAULT_LEASE_SECONDS, description=_LEASE)
-
-
-@update_input(work.Task)
-class CompleteTaskInput(ClaimedTaskInput):
-    """A claimed task that is done."""
-
-    result: auto
-
-
-@update_input(work.Task)
-class FailTaskInput(ClaimedTaskInput):
-    """A claimed task that could not be done."""
-
-    result: auto
-    reason: str | None = strawberry.field(
-        default=UNSET,
-        description=f"Why, in at most {MAX_REASON_CHARS} characters; kept as `reason` in `result`.",
-    )
-    retry_after_seconds: int | None = strawberry.field(
-        default=UNSET,
-        description=(
-            f"When it may be claimed again, at most {MAX_PAUSE_SECONDS} seconds from now. When left"
-            f" out, {FIRST_PAUSE_SECONDS} seconds after the first attempt, twice as long after each"
-            f" further one, at most {LONGEST_PAUSE_SECONDS}."
-        ),
-    )
-
-
-@strawberry.input(description="A claimed task to give back undone.")
-class ReleaseTaskInput(ClaimedTaskInput):
-    """The input of releaseTask."""
 
 
 class ClaimMutation:
@@ -101,45 +50,36 @@ class ClaimMutation:
             " A task with tags is given only to a worker with one of them among its capabilities,"
             " unless it has none; `capabilities` stands in for the worker's own. The tasks"
             " are IN_PROGRESS until they are completed, failed or released, or until the lease"
-            " runs out without a heartbeat; then they can be claimed again."
+            " runs out without a heartbeat; then they can be claimed again, after a pause as after"
+            " failTask, or are FAILED if that was the last attempt."
         )
     )
     async def claim_tasks(self, info: Info, input: ClaimTasksInput) -> TasksPayload:
         values, worker_id, project_id, limit, lease = all_of(
             lambda: checked(input),
             lambda: reference("worker", input.worker_id, ("worker_id",)),
-            lambda: _project_id(input),
-            lambda: _bounded("limit", input.limit, 1, MAX_CLAIMS),
-            lambda: _bounded("lease_seconds", input.lease_seconds, 1, MAX_LEASE_SECONDS),
+            lambda: project_of(input),
+            lambda: bounded(("limit",), input.limit, 1, MAX_CLAIMS),
+            lambda: lease_of(input),
         )
-        rows = await repository.claim_tasks(
+        rows = await work_claims.claim_tasks(
             info.context.session,
             worker_id,
             project_id=project_id,
             limit=limit,
-            lease=timedelta(seconds=lease),
+            lease=lease,
             capabilities=values.get("capabilities"),
         )
         return TasksPayload(tasks=shown(work.Task, rows))
 
     @mutation(description="Keep a claimed task: its lease starts anew.")
     async def heartbeat_task(self, info: Info, input: HeartbeatTaskInput) -> TaskPayload:
-        id, lease = all_of(
-            lambda: reference("task", input.id),
-            lambda: _bounded("lease_seconds", input.lease_seconds, 1, MAX_LEASE_SECONDS),
-        )
-        session = info.context.session
-        return task_payload(
-            await repository.heartbeat_task(
-                session, id, input.claim_epoch, timedelta(seconds=lease)
-            )
-        )
+        task, lease = all_of(lambda: claimed(input), lambda: lease_of(input))
+        return _only(await work_claimed.heartbeat(info.context.session, [task], lease))
 
     @mutation(description="Mark a claimed task as done.")
     async def complete_task(self, info: Info, input: CompleteTaskInput) -> TaskPayload:
-        id, values = all_of(lambda: reference("task", input.id), lambda: checked(input))
-        session, result = info.context.session, values.get("result")
-        return task_payload(await repository.complete_task(session, id, input.claim_epoch, result))
+        return _only(await work_claimed.complete(info.context.session, [completed(input)]))
 
     @mutation(
         description=(
@@ -148,53 +88,75 @@ class ClaimMutation:
         )
     )
     async def fail_task(self, info: Info, input: FailTaskInput) -> TaskPayload:
-        id, result, pause = all_of(
-            lambda: reference("task", input.id), lambda: _result(input), lambda: _pause(input)
-        )
-        session = info.context.session
-        return task_payload(
-            await repository.fail_task(session, id, input.claim_epoch, result, pause)
-        )
+        return _only(await work_claimed.fail(info.context.session, [failed(input)]))
 
     @mutation(description="Give a claimed task back undone; the claim counts as no attempt.")
     async def release_task(self, info: Info, input: ReleaseTaskInput) -> TaskPayload:
-        id = reference("task", input.id)
+        return _only(await work_claimed.release(info.context.session, [claimed(input)]))
+
+    @mutation(description=f"heartbeatTask {_EACH}")
+    async def heartbeat_tasks(self, info: Info, input: HeartbeatTasksInput) -> TasksPayload:
+        session, lease = info.context.session, lease_of(input)
+        return await _each(
+            input.tasks, claimed, lambda tasks: work_claimed.heartbeat(session, tasks, lease)
+        )
+
+    @mutation(description=f"completeTask {_EACH}")
+    async def complete_tasks(self, info: Info, input: CompleteTasksInput) -> TasksPayload:
         session = info.context.session
-        return task_payload(await repository.release_task(session, id, input.claim_epoch))
+        return await _each(
+            input.tasks, completed, lambda tasks: work_claimed.complete(session, tasks)
+        )
+
+    @mutation(description=f"failTask {_EACH}")
+    async def fail_tasks(self, info: Info, input: FailTasksInput) -> TasksPayload:
+        session = info.context.session
+        return await _each(input.tasks, failed, lambda tasks: work_claimed.fail(session, tasks))
+
+    @mutation(description=f"releaseTask {_EACH}")
+    async def release_tasks(self, info: Info, input: ReleaseTasksInput) -> TasksPayload:
+        session = info.context.session
+        return await _each(input.tasks, claimed, lambda tasks: work_claimed.release(session, tasks))
 
 
-def _project_id(input: ClaimTasksInput) -> Any:
-    given = input.project_id
-    if given is UNSET or given is None:
-        return None
-    return reference("project", given, ("project_id",))
+def _only(outcomes: Outcomes) -> TaskPayload:
+    (outcome,) = outcomes
+    if isinstance(outcome, Refused):
+        raise outcome
+    return task_payload(outcome)
 
 
-def _result(input: FailTaskInput) -> dict[str, Any] | None:
-    """The result with the reason in it, checked as a whole."""
-    whole, reason = copy(input), input.reason
-    if reason is not UNSET and reason is not None:
-        check_text(reason, ("reason",))
-        if len(reason) > MAX_REASON_CHARS:
-            message = f"A reason has at most {MAX_REASON_CHARS} characters."
-            raise invalid("reason", "max_length", message, MAX_REASON_CHARS)
-        given: Any = {} if input.result is UNSET or input.result is None else input.result
-        if isinstance(given, dict):
-            whole.result = given | {"reason": reason}
-    result: dict[str, Any] | None = checked(whole).get("result")
-    return result
+async def _each(
+    items: Sequence[Any], read: Callable[[Any, Path], Claimed], write: Write
+) -> TasksPayload:
+    """Write what can be written; the rest are problems, in the order of the list."""
+    if len(items) > MAX_CLAIMS:
+        message = f"At most {MAX_CLAIMS} tasks at a time."
+        raise invalid("tasks", "max_items", message, MAX_CLAIMS)
+    claims: list[Claimed] = []
+    found: list[Refused | Claimed] = []
+    for place, item in enumerate(items):
+        one = _read(item, ("tasks", str(place)), read, claims)
+        if isinstance(one, Claimed):
+            claims.append(one)
+        found.append(one)
+    written = dict(zip((one.id for one in claims), await write(claims), strict=True))
+    outcomes = [written[one.id] if isinstance(one, Claimed) else one for one in found]
+    rows: list[Record] = [one for one in outcomes if not isinstance(one, Refused)]
+    refused = [one for one in outcomes if isinstance(one, Refused)]
+    return TasksPayload(
+        tasks=shown(work.Task, rows), problems=[one for each in refused for one in problems(each)]
+    )
 
 
-def _pause(input: FailTaskInput) -> timedelta | None:
-    seconds = input.retry_after_seconds
-    if seconds is UNSET or seconds is None:
-        return None
-    return timedelta(seconds=_bounded("retry_after_seconds", seconds, 0, MAX_PAUSE_SECONDS))
-
-
-def _bounded(name: str, value: int, low: int, high: int) -> int:
-    if value < low:
-        raise invalid(name, "ge", f"It must be at least {low}.", low)
-    if value > high:
-        raise invalid(name, "le", f"It must be at most {high}.", high)
-    return value
+def _read(
+    item: Any, path: Path, read: Callable[[Any, Path], Claimed], earlier: Sequence[Claimed]
+) -> Claimed | Invalid:
+    try:
+        one = read(item, path)
+    except Invalid as refused:
+        return refused
+    if any(one.id == other.id for other in earlier):
+        message = "This task stands earlier in the list."
+        return Invalid([Violation((*path, "id"), "unique", message)])
+    return one

@@ -36,6 +36,21 @@ MAX_TASKS = 1_000
 """How many tasks one mutation creates or changes."""
 
 
+DEPENDENCIES_OF_ONE = 100
+"""How many tasks a new one waits for."""
+
+
+@strawberry.input
+class _Waiting:
+    depends_on_ids: list[strawberry.ID] = strawberry.field(
+        default_factory=list,
+        description=(
+            f"The tasks, at most {DEPENDENCIES_OF_ONE}, that must be done before any worker gets"
+            " this one."
+        ),
+    )
+
+
 class _Created:
     """What a new task is made of, alone or in a list."""
 
@@ -69,12 +84,12 @@ class _Changed:
 
 
 @create_input(work.Task, optional=("created_by_id",))
-class CreateTaskInput(_Created, CreateInput):
+class CreateTaskInput(_Created, _Waiting, CreateInput):
     """What a new task is made of. The human worker creates it unless another one is named."""
 
 
 @create_input(work.Task, optional=("created_by_id",))
-class NewTaskInput(_Created):
+class NewTaskInput(_Created, _Waiting):
     """One of the tasks that are created together."""
 
     id: strawberry.ID | None = strawberry.field(
@@ -84,6 +99,13 @@ class NewTaskInput(_Created):
     parent_index: int | None = strawberry.field(
         default=UNSET,
         description="Instead of `parentId`: the place in the list, from 0, of an earlier task.",
+    )
+    depends_on_indexes: list[int] = strawberry.field(
+        default_factory=list,
+        description=(
+            "As `dependsOnIds`, of tasks in this list: the places, from 0, of earlier ones, at"
+            f" most {DEPENDENCIES_OF_ONE}."
+        ),
     )
 
 
@@ -229,12 +251,31 @@ def _new_task(input: Any, path: tuple[str, ...]) -> NewTask:
     if id is not None:
         values["id"] = id
     index = getattr(input, "parent_index", UNSET)
+    indexes = getattr(input, "depends_on_indexes", [])
+    for name, given in (("ids", input.depends_on_ids), ("indexes", indexes)):
+        if len(given) > DEPENDENCIES_OF_ONE:
+            message = f"A new task waits for at most {DEPENDENCIES_OF_ONE} others."
+            at = (*path, f"depends_on_{name}")
+            violations.append(Violation(at, "max_items", message, str(DEPENDENCIES_OF_ONE)))
     return NewTask(
         path=path,
         values=values,
         violations=violations,
         parent_index=None if index is UNSET else index,
+        depends_on_ids=_references(input.depends_on_ids, (*path, "depends_on_ids"), violations),
+        depends_on_indexes=indexes,
     )
+
+
+def _references(
+    given: list[strawberry.ID], path: tuple[str, ...], violations: list[Violation]
+) -> list[UUID | None]:
+    """The tasks that a list of ids names; None for what is no such id, which is noted."""
+
+    def one(n: int) -> UUID | None:
+        return _noting(violations, lambda: reference("task", given[n], (*path, str(n))))
+
+    return [one(n) for n in range(len(given))]
 
 
 def _change(input: Any, path: tuple[str, ...]) -> TaskChange:

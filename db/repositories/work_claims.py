@@ -1,10 +1,11 @@
-"""Tasks handed to workers: claimed under a lease, fenced by an epoch.
+"""Tasks handed to workers: who gets which, under a lease and an epoch.
 
 A claim raises the task's epoch. Every later write of the worker names the epoch of its claim, and
-is refused once another claim has been made or the task has been taken away.
+is refused once another claim has been made or the task has been taken away: `work_claimed`. All
+times are the database's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -16,8 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from db.changes import Record, update
 from db.models.work import Project, Task, TaskDependency, TaskStatus, Worker
-from db.recording import shown
-from db.refusals import Invalid, Missing, Stale, Violation
+from db.refusals import Invalid, Violation
 from db.scope import predicate, readable
 from db.session import Session
 
@@ -33,12 +33,20 @@ HEARTBEAT_NOTED_SECONDS = 10
 LAPSED_AT_ONCE = 100
 """How many given-up tasks one claim puts away."""
 
-Values = Mapping[str, Any]
 
-
-def _is(column: ColumnElement[str], *statuses: TaskStatus) -> ColumnElement[bool]:
+def has_status(column: ColumnElement[str], *statuses: TaskStatus) -> ColumnElement[bool]:
     """A condition on the status in literal words, as the predicates of partial indexes need it."""
     return column.in_([sa.literal_column(f"'{status.value}'", sa.Text()) for status in statuses])
+
+
+def pause(task: FromClause) -> ColumnElement[timedelta]:
+    """How long a task waits after an attempt that came to nothing: twice as long each time."""
+    # Twenty doublings are a day's worth of the longest pause: enough, and no number gets too large.
+    doublings = sa.func.least(sa.func.greatest(task.c.attempts - 1, 0), 20)
+    seconds = sa.func.least(
+        FIRST_PAUSE_SECONDS * sa.func.power(2, doublings), LONGEST_PAUSE_SECONDS
+    )
+    return seconds * sa.literal_column("interval '1 second'", sa.Interval())
 
 
 def ready(task: FromClause) -> ColumnElement[bool]:
@@ -58,7 +66,7 @@ def ready(task: FromClause) -> ColumnElement[bool]:
         .where(
             predicate(dependency),
             dependency.c.task_id == task.c.id,
-            sa.not_(_is(status, TaskStatus.DONE)),
+            sa.not_(has_status(status, TaskStatus.DONE)),
         )
         .offset(sa.literal_column("0"))
         .correlate(task)
@@ -66,8 +74,12 @@ def ready(task: FromClause) -> ColumnElement[bool]:
     )
     return sa.and_(
         task.c.deleted_at.is_(None),
-        _is(task.c.status, TaskStatus.PENDING, TaskStatus.IN_PROGRESS),
-        sa.or_(_is(task.c.status, TaskStatus.PENDING), task.c.lease_expires_at < sa.func.now()),
+        has_status(task.c.status, TaskStatus.PENDING, TaskStatus.IN_PROGRESS),
+        sa.or_(
+            has_status(task.c.status, TaskStatus.PENDING),
+            # Whoever had it fell silent: an attempt that came to nothing, and so a pause follows.
+            task.c.lease_expires_at < sa.func.now() - pause(task),
+        ),
         sa.or_(task.c.run_after.is_(None), task.c.run_after <= sa.func.now()),
         task.c.attempts < task.c.max_attempts,
         ~waits,
@@ -106,87 +118,6 @@ async def claim_tasks(
     return await update(session, TASKS, [row.id for row in rows], values, action="claim")
 
 
-async def heartbeat_task(session: Session, id: UUID, epoch: int, lease: timedelta) -> Record:
-    """Hold a claimed task for longer, from now on. Raises Missing and Stale."""
-    values = {"lease_expires_at": sa.func.now() + lease}
-    task = await _write(session, id, epoch, values, "heartbeat")
-    if task.claimed_by_id is not None:
-        await _note_sign_of_life(session, task.claimed_by_id)
-    return task
-
-
-async def complete_task(session: Session, id: UUID, epoch: int, result: Values | None) -> Record:
-    """Mark a claimed task as done. Raises Missing and Stale."""
-    values = {
-        "status": TaskStatus.DONE.value,
-        "lease_expires_at": None,
-        "result": sa.null() if result is None else result,
-    }
-    return await _write(session, id, epoch, values, "complete")
-
-
-async def fail_task(
-    session: Session, id: UUID, epoch: int, result: Values | None, pause: timedelta | None
-) -> Record:
-    """Give a claimed task back after a failure, to be claimed again after a pause.
-
-    The pause doubles with every attempt unless one is given; after the last attempt the task has
-    failed. Raises Missing and Stale.
-    """
-    last = TASKS.c.attempts >= TASKS.c.max_attempts
-    # Twenty doublings are a day's worth of the longest pause: enough, and no number gets too large.
-    doublings = sa.func.least(TASKS.c.attempts - 1, 20)
-    seconds = sa.func.least(
-        FIRST_PAUSE_SECONDS * sa.func.power(2, doublings), LONGEST_PAUSE_SECONDS
-    )
-    wait = timedelta(seconds=1) * seconds if pause is None else sa.literal(pause)
-    values = {
-        "status": sa.case((last, TaskStatus.FAILED.value), else_=TaskStatus.PENDING.value),
-        "run_after": sa.case((last, TASKS.c.run_after), else_=sa.func.now() + wait),
-        "claimed_by_id": sa.case((last, TASKS.c.claimed_by_id), else_=sa.null()),
-        "lease_expires_at": None,
-        "result": sa.null() if result is None else result,
-    }
-    return await _write(session, id, epoch, values, "fail")
-
-
-async def release_task(session: Session, id: UUID, epoch: int) -> Record:
-    """Give a claimed task back undone, as if it had not been claimed. Raises Missing and Stale.
-
-    When it has had all the attempts that it is allowed by now even so, it has failed.
-    """
-    attempts = sa.func.greatest(TASKS.c.attempts - 1, 0)
-    spent = attempts >= TASKS.c.max_attempts
-    values = {
-        "status": sa.case((spent, TaskStatus.FAILED.value), else_=TaskStatus.PENDING.value),
-        "claimed_by_id": None,
-        "lease_expires_at": None,
-        "attempts": attempts,
-    }
-    return await _write(session, id, epoch, values, "release")
-
-
-async def _write(session: Session, id: UUID, epoch: int, values: Values, action: str) -> Record:
-    """Change a task that is claimed under this epoch."""
-    claimed = sa.and_(
-        _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
-        TASKS.c.lease_expires_at.is_not(None),
-        TASKS.c.claim_epoch == epoch,
-    )
-    rows = await update(session, TASKS, id, values, where=claimed, action=action)
-    if rows:
-        return rows[0]
-    found = await session.execute(readable(TASKS, *shown(TASKS)).where(TASKS.c.id == id))
-    if not found:
-        raise Missing("task")
-    current = found[0]
-    if current.status == TaskStatus.IN_PROGRESS and current.lease_expires_at is not None:
-        message = f"This task is claimed under epoch {current.claim_epoch}, not {epoch}."
-    else:
-        message = f"This task is not claimed any more: it is {current.status.replace('_', ' ')}."
-    raise Stale("task", current._asdict(), ("claim_epoch",), message=message)
-
-
 async def _require(session: Session, worker_id: UUID, project_id: UUID | None) -> Record:
     """The worker, whose sign of life is noted."""
     workers = await session.execute(_WORKER, {"id": worker_id})
@@ -200,20 +131,26 @@ async def _require(session: Session, worker_id: UUID, project_id: UUID | None) -
         violations.append(Violation(("project_id",), "reference", message))
     if violations:
         raise Invalid(violations)
-    await _note_sign_of_life(session, worker_id)
+    if workers[0].quiet:
+        await note_signs_of_life(session, [worker_id])
     return workers[0]
 
 
+_seen = WORKERS.c.last_heartbeat_at
+_QUIET = sa.or_(
+    _seen.is_(None),
+    _seen < sa.func.now() - sa.literal_column(f"interval '{HEARTBEAT_NOTED_SECONDS} seconds'"),
+)
 _ID = sa.bindparam("id", type_=sa.Uuid())
-_WORKER = readable(WORKERS, WORKERS.c.capabilities).where(WORKERS.c.id == _ID)
+_WORKER = readable(WORKERS, WORKERS.c.capabilities, _QUIET.label("quiet")).where(
+    WORKERS.c.id == _ID
+)
 _PROJECT = readable(PROJECTS, PROJECTS.c.id).where(PROJECTS.c.id == _ID)
 
 
-async def _note_sign_of_life(session: Session, worker_id: UUID) -> None:
-    at = WORKERS.c.last_heartbeat_at
-    long_ago = sa.func.now() - timedelta(seconds=HEARTBEAT_NOTED_SECONDS)
-    quiet = sa.or_(at.is_(None), at < long_ago)
-    await update(session, WORKERS, worker_id, {"last_heartbeat_at": sa.func.now()}, where=quiet)
+async def note_signs_of_life(session: Session, worker_ids: Sequence[UUID]) -> None:
+    """Note that these workers are alive, unless that was done a moment ago."""
+    await update(session, WORKERS, worker_ids, {"last_heartbeat_at": sa.func.now()}, where=_QUIET)
 
 
 async def _put_away_lapsed(session: Session) -> None:
@@ -233,7 +170,7 @@ def lapsed() -> Select[*tuple[Any, ...]]:
     return (
         readable(TASKS, TASKS.c.id)
         .where(
-            _is(TASKS.c.status, TaskStatus.IN_PROGRESS),
+            has_status(TASKS.c.status, TaskStatus.IN_PROGRESS),
             TASKS.c.lease_expires_at < sa.func.now(),
             TASKS.c.attempts >= TASKS.c.max_attempts,
         )

@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from db.changes import IDS, Record, insert, update_each
-from db.models.work import Project, Task, Worker, WorkerKind
+from db.models.work import Project, Task, TaskDependency, Worker, WorkerKind
 from db.refusals import Invalid, Missing, Violation
 from db.repositories.work import unique_values
 from db.repositories.work_trees import lock_projects
@@ -24,6 +24,7 @@ from db.uuid7 import uuid7
 PROJECTS = Project.__table__
 WORKERS = Worker.__table__
 TASKS = Task.__table__
+DEPENDENCIES = TaskDependency.__table__
 
 
 @dataclass(kw_only=True)
@@ -35,9 +36,18 @@ class Item:
     values: dict[str, Any]
     violations: list[Violation] = field(default_factory=list)
 
-    def refuse(self, name: str, rule: str, message: str, bound: str | None = None) -> None:
-        """Note that one of its values breaks a rule."""
-        self.violations.append(Violation((*self.path, name), rule, message, bound))
+    def refuse(
+        self,
+        name: str,
+        rule: str,
+        message: str,
+        bound: str | None = None,
+        *,
+        index: int | None = None,
+    ) -> None:
+        """Note that one of its values breaks a rule; of a list, the one at `index`."""
+        path = (*self.path, name) if index is None else (*self.path, name, str(index))
+        self.violations.append(Violation(path, rule, message, bound))
 
 
 @dataclass(kw_only=True)
@@ -46,33 +56,50 @@ class NewTask(Item):
 
     parent_index: int | None = None
     """The place of its parent among the tasks that are created with it."""
+    depends_on_ids: Sequence[UUID | None] = ()
+    """None stands for what was given and is no id, which a violation says."""
+    depends_on_indexes: Sequence[int] = ()
+    """The places of tasks it waits for among those that are created with it."""
 
 
 async def create_tasks(session: Session, tasks: Sequence[NewTask]) -> list[Record]:
-    """Store tasks, numbered in the order given. Raises Invalid with all that is wrong."""
+    """Store tasks, numbered in the order given, and what they wait for.
+
+    A new task waits for older ones alone, so there is no circle to look for, and no worker gets it
+    too early. Raises Invalid with all that is wrong.
+    """
     nested = [task for task in tasks if task.values.get("parent_id")]
     await lock_projects(session, named(nested, "project_id"))
     numbers = await _lock_numbers(session, named(tasks, "project_id"))
     workers, human = await live_workers(
         session, [*named(tasks, "created_by_id"), *named(tasks, "assignee_id")]
     )
-    parents = await projects_of(session, named(nested, "parent_id"))
+    waited_for = (id for task in tasks for id in task.depends_on_ids if id is not None)
+    others = [*named(nested, "parent_id"), *waited_for]
+    known = await projects_of(session, others)
     await _check_ids(session, tasks)
     for place, task in enumerate(tasks):
         task.values.setdefault("created_by_id", human)
         if "project_id" in task.values and task.values["project_id"] not in numbers:
             task.refuse("project_id", "reference", "There is no project with this id.")
         check_workers(task, workers)
-        _check_parent(task, place, tasks, parents)
+        _check_parent(task, place, tasks, known)
+        _check_dependencies(task, place, known)
     violations = [violation for task in tasks for violation in task.violations]
     if violations:
         raise Invalid(violations)
-    _name_parents(tasks)
+    _name_others(tasks)
     for task in tasks:
         task.values["number"] = numbers[task.values["project_id"]]
         numbers[task.values["project_id"]] += 1
     with unique_values():
         rows = await insert(session, TASKS, [task.values for task in tasks])
+    waiting = [
+        {"task_id": row.id, "depends_on_id": id}
+        for row, task in zip(rows, tasks, strict=True)
+        for id in task.depends_on_ids
+    ]
+    await insert(session, DEPENDENCIES, waiting)
     used = [(id, None, {"next_number": number}) for id, number in numbers.items()]
     await update_each(session, PROJECTS, used)
     return rows
@@ -130,11 +157,36 @@ def _check_parent(
         task.refuse(name, "same_project", "The parent must be in the same project.")
 
 
-def _name_parents(tasks: Sequence[NewTask]) -> None:
-    """Replace indexes by ids, which the parents get for it."""
+def _check_dependencies(task: NewTask, place: int, known: Mapping[UUID, UUID]) -> None:
+    """What a task waits for is there, and is named once."""
+    twice = "This task is named already."
+    for n, id in enumerate(task.depends_on_ids):
+        if id is None:
+            continue
+        if id not in known:
+            message = "There is no task with this id."
+            task.refuse("depends_on_ids", "reference", message, index=n)
+        elif id in task.depends_on_ids[:n]:
+            task.refuse("depends_on_ids", "unique", twice, index=n)
+    for n, other in enumerate(task.depends_on_indexes):
+        if not 0 <= other < place:
+            message = "What a task waits for must stand earlier in the list."
+            task.refuse("depends_on_indexes", "earlier", message, index=n)
+        elif other in task.depends_on_indexes[:n]:
+            task.refuse("depends_on_indexes", "unique", twice, index=n)
+
+
+def _name_others(tasks: Sequence[NewTask]) -> None:
+    """Replace indexes by ids, which the tasks get for it."""
+
+    def id_of(index: int) -> UUID:
+        id: UUID = tasks[index].values.setdefault("id", uuid7())
+        return id
+
     for task in tasks:
         if task.parent_index is not None:
-            task.values["parent_id"] = tasks[task.parent_index].values.setdefault("id", uuid7())
+            task.values["parent_id"] = id_of(task.parent_index)
+        task.depends_on_ids = [*task.depends_on_ids, *map(id_of, task.depends_on_indexes)]
 
 
 async def delete_task(session: Session, id: UUID, expected_version: int | None) -> Record:

@@ -16,11 +16,13 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.changes import Record
 from db.refusals import Invalid
-from db.repositories import accounts, conversations, knowledge, work
+from db.repositories import accounts, conversations, knowledge, work, work_claimed
 from db.repositories import work_claims as claims
 from db.repositories import work_dependencies as dependencies
 from db.repositories import work_tasks as tasks
+from db.repositories.work_claimed import Claimed
 from db.session import Author, Session, SessionOptions
 from db.uuid7 import uuid7
 from server.passwords import Argon2Passwords
@@ -177,10 +179,19 @@ async def _claims(
     for task in claimed:
         outcome = outcomes[task.id]
         if outcome["ends"] == "done":
-            await claims.complete_task(session, task.id, task.claim_epoch, outcome["result"])
+            await work_claimed.complete(session, [_ended(task, outcome)])
         elif outcome["ends"] == "failed":
-            pause = timedelta(minutes=outcome["pause_minutes"])
-            await claims.fail_task(session, task.id, task.claim_epoch, outcome["result"], pause)
+            await work_claimed.fail(session, [_ended(task, outcome)])
+
+
+def _ended(task: Record, outcome: Values) -> Claimed:
+    minutes = outcome.get("pause_minutes", 0)
+    return Claimed(
+        id=task.id,
+        epoch=task.claim_epoch,
+        result=outcome["result"],
+        pause=timedelta(minutes=minutes),
+    )
 
 
 def _only(given: Values, names: Sequence[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _NAMED = {
     "conversationId": "conversation",
     "createdById": "worker",
     "dependsOnId": "other_task",
+    "dependsOnIds": "other_task",
     "leafId": "message",
     "messageId": "message",
     "projectId": "project",

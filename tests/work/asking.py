@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from schema import ids
 from tests.people import Person
 
@@ -70,6 +73,18 @@ async def claim(person: Person, worker: str, **input: Any) -> list[dict[str, Any
         await done(person, "claimTasks", shows, workerId=worker, **input)
     )["tasks"]
     return tasks
+
+
+async def lapse(admin_engine: AsyncEngine, person: Person, seconds: float = 7_200) -> None:
+    """Let all leases of a person have ended so long ago; by default longer than any pause."""
+    async with admin_engine.connect() as connection:
+        await connection.execute(
+            text(
+                "UPDATE tasks SET lease_expires_at = now() - :ago * interval '1 second'"
+                " WHERE owner_id = :owner_id AND lease_expires_at IS NOT NULL"
+            ),
+            {"owner_id": person.owner_id, "ago": seconds},
+        )
 
 
 async def task(person: Person, id: str, shows: str = TASK) -> Any:

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.conftest import NewPerson
@@ -15,6 +14,7 @@ from tests.work.asking import (
     done,
     human,
     kinds,
+    lapse,
     mutate,
     new_project,
     new_task,
@@ -26,18 +26,6 @@ from tests.work.asking import (
 
 ONE = f"task {{ {TASK} claimedBy {{ id }} }}"
 MANY = f"tasks {{ {TASK} claimedBy {{ id }} }}"
-
-
-async def lapse(admin_engine: AsyncEngine, person: Person) -> None:
-    """Let all leases of a person end a second ago."""
-    async with admin_engine.connect() as connection:
-        await connection.execute(
-            text(
-                "UPDATE tasks SET lease_expires_at = now() - interval '1 second'"
-                " WHERE owner_id = :owner_id AND lease_expires_at IS NOT NULL"
-            ),
-            {"owner_id": person.owner_id},
-        )
 
 
 def seconds_from_now(moment: str) -> float:
@@ -145,6 +133,27 @@ async def test_a_claim_that_has_run_out_still_counts_until_the_next_one(
     assert await claim(person, human(person)) == []
 
 
+async def test_a_worker_that_fell_silent_is_an_attempt_that_failed(
+    person: Person, admin_engine: AsyncEngine
+) -> None:
+    """So a task on which workers die is not tried again and again without a pause."""
+    id = await new_task(person, await new_project(person), maxAttempts=3)
+    worker = await new_worker(person)
+    ready = "{ readyTasks { nodes { id } } }"
+    for attempt, pause in ((1, 10), (2, 20)):
+        [claimed] = await claim(person, worker)
+        assert claimed["attempts"] == attempt
+        await lapse(admin_engine, person, pause - 5)
+        assert await claim(person, worker) == []
+        assert (await person.ask(ready))["readyTasks"]["nodes"] == []
+        await lapse(admin_engine, person, pause + 1)
+        assert (await person.ask(ready))["readyTasks"]["nodes"] == [{"id": id}]
+    await claim(person, worker)
+    await lapse(admin_engine, person, 1)
+    assert await claim(person, worker) == []
+    assert (await task(person, id))["status"] == "FAILED"
+
+
 async def test_a_failed_task_waits_longer_each_time_and_is_given_up(
     person: Person, admin_engine: AsyncEngine
 ) -> None:
@@ -176,7 +185,8 @@ async def test_a_failed_task_waits_longer_each_time_and_is_given_up(
     assert claimed["attempts"] == 3
     given_up = (await done(person, "failTask", ONE, id=id, claimEpoch=3))["task"]
     assert (given_up["status"], given_up["claimedBy"]) == ("FAILED", {"id": worker})
-    assert (given_up["result"], given_up["runAfter"]) == (None, "2020-01-01T00:00:00Z")
+    assert given_up["runAfter"] == "2020-01-01T00:00:00Z"
+    assert given_up["result"] == {"reason": "Attempt 3 of 3 failed."}
     assert await claim(person, worker) == []
 
 

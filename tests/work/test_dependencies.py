@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -153,3 +154,70 @@ async def test_of_dependencies_that_would_close_a_circle_one_is_refused(
         )
         refused = [answer for answer in answers if answer["problems"]]
         assert [rules(answer) for answer in refused] == [{("dependsOnId", "cycle")}]
+
+
+async def test_tasks_are_created_with_what_they_wait_for(person: Person) -> None:
+    """In one transaction, so that no worker gets them too early."""
+    project = await new_project(person)
+    old = await new_task(person, project)
+    a, b, c = await new_tasks(
+        person,
+        project,
+        {},
+        {"dependsOnIndexes": [0], "dependsOnIds": [old]},
+        {"dependsOnIndexes": [0, 1]},
+    )
+    assert await ready(person) == [old, a]
+    shown = await task(person, b, "dependencies { nodes { dependsOn { id } } }")
+    assert shown["dependencies"]["nodes"] == [{"dependsOn": {"id": id}} for id in (old, a)]
+    for id, then in ((a, [old]), (old, [b]), (b, [c])):
+        await done(person, "updateTask", "task { id }", id=id, status="DONE")
+        assert await ready(person) == then
+    last = await new_task(person, project, dependsOnIds=[a, c])
+    assert await ready(person) == [c]
+    events = await person.ask(
+        '{ auditEvents(filter: {entityType: {eq: "task_dependency"}}) { nodes { action } } }'
+    )
+    assert events["auditEvents"]["nodes"] == [{"action": "create"}] * 6
+    refused = await mutate(person, "addTaskDependency", DEPENDENCY, taskId=c, dependsOnId=last)
+    assert rules(refused) == {("dependsOnId", "cycle")}
+
+
+async def test_everything_wrong_with_what_new_tasks_wait_for_is_named(
+    person: Person, new_person: NewPerson
+) -> None:
+    stranger = await new_person()
+    foreign = await new_task(stranger, await new_project(stranger))
+    project = await new_project(person)
+    mine, gone = await new_tasks(person, project, {}, {})
+    await done(person, "deleteTask", "task { id }", id=gone)
+    tasks: list[dict[str, Any]] = [
+        {"dependsOnIndexes": [0]},
+        {"dependsOnIndexes": [0, -1, 2, 0]},
+        {"dependsOnIds": [mine, "x", foreign, gone, mine, human(person)]},
+        {"dependsOnIndexes": [0] * 101},
+        {"dependsOnIds": [mine] * 101},
+    ]
+    items = [{"projectId": project, "title": "x", **task} for task in tasks]
+    found = rules(await mutate(person, "createTasks", "tasks { id }", tasks=items))
+    assert {one for one in found if one[0].startswith(("tasks.0", "tasks.1", "tasks.2"))} == {
+        ("tasks.0.dependsOnIndexes.0", "earlier"),
+        ("tasks.1.dependsOnIndexes.1", "earlier"),
+        ("tasks.1.dependsOnIndexes.2", "earlier"),
+        ("tasks.1.dependsOnIndexes.3", "unique"),
+        ("tasks.2.dependsOnIds.1", "id"),
+        ("tasks.2.dependsOnIds.2", "reference"),
+        ("tasks.2.dependsOnIds.3", "reference"),
+        ("tasks.2.dependsOnIds.4", "unique"),
+        ("tasks.2.dependsOnIds.5", "id"),
+    }
+    assert {
+        ("tasks.3.dependsOnIndexes", "max_items"),
+        ("tasks.4.dependsOnIds", "max_items"),
+    } < found
+    data = await person.ask("{ tasks { totalCount } }")
+    assert data["tasks"]["totalCount"] == 1
+    alone = await mutate(
+        person, "createTask", "task { id }", projectId=project, title="x", dependsOnIds=[foreign]
+    )
+    assert rules(alone) == {("dependsOnIds.0", "reference")}
