@@ -116,6 +116,8 @@ class Session:
         self._cancelled = False
         self._closed = False
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
+        self.recorded = False
+        """Whether the transaction has audit events, of which the change feed's readers are told."""
         self.author = author
         self.statements = 0
         self.rows = 0
@@ -314,6 +316,7 @@ class Session:
                 raise RuntimeError("A transaction is open, not a snapshot.")
             self._writing = False
             self._changes.clear()
+            self.recorded = False
             await self._end("ROLLBACK")
 
     async def _finish_transaction(self, *, commit: bool) -> None:
@@ -322,12 +325,13 @@ class Session:
                 return  # closed underneath, which rolled back
             self._writing = False
             changes, self._changes = self._changes, {}
+            recorded, self.recorded = self.recorded, False
             if not commit:
                 await self._end("ROLLBACK")
                 return
             announcements = "".join(
                 f"SELECT pg_notify('{CHANNEL}','{payload}');"
-                for payload in _payloads(self._owner_id, changes)
+                for payload in _payloads(self._owner_id, changes, recorded)
             )
             status = await self._end(f"{announcements}COMMIT")
             if status is None:
@@ -349,9 +353,13 @@ def _with_owner(parameters: Parameters | None, owner_id: UUID | None) -> Paramet
 
 
 def _payloads(
-    owner_id: UUID | None, changes: Mapping[tuple[str, UUID, Operation], Sequence[UUID]]
+    owner_id: UUID | None,
+    changes: Mapping[tuple[str, UUID, Operation], Sequence[UUID]],
+    recorded: bool,
 ) -> list[str]:
     """NOTIFY payloads below PostgreSQL's limit. They hold ids only: NOTIFY knows no rights."""
+    if owner_id and recorded and not changes:
+        return [json.dumps({"o": owner_id.hex})]
     payloads = []
     for (entity_type, scope_id, operation), ids in changes.items():
         distinct = list(dict.fromkeys(identifier.hex for identifier in ids))

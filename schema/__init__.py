@@ -10,6 +10,7 @@ from schema.accounts import AccountsQuery
 from schema.accounts_keys import AccessMutation
 from schema.accounts_writes import AccountsMutation
 from schema.assembly import finish
+from schema.changes import ChangesQuery, ChangesSubscription
 from schema.conversations import ConversationsQuery, ConversationsSubscription
 from schema.conversations_writes import ConversationsMutation
 from schema.journal import JournalQuery
@@ -31,6 +32,7 @@ _QUERIES: tuple[type, ...] = (
     KnowledgeQuery,
     WorkQuery,
     JournalQuery,
+    ChangesQuery,
 )
 _MUTATIONS: tuple[type, ...] = (
     AccountsMutation,
@@ -41,7 +43,11 @@ _MUTATIONS: tuple[type, ...] = (
     TaskMutation,
     ClaimMutation,
 )
-_SUBSCRIPTIONS: tuple[type, ...] = (ConversationsSubscription, WorkSubscription)
+_SUBSCRIPTIONS: tuple[type, ...] = (
+    ConversationsSubscription,
+    WorkSubscription,
+    ChangesSubscription,
+)
 
 
 @cache

@@ -26,7 +26,7 @@ from schema.mirror import Mirror, Scope
 from schema.rows import Row
 
 if TYPE_CHECKING:
-    from db.notifications import Subscription
+    from db.notifications import Subscription, Watch
     from schema.plans import Plans
 
 ALL_SCOPES: frozenset[str] = frozenset({"read", "write", "account"})
@@ -81,6 +81,14 @@ class Changes(Protocol):
 
         Close it to unsubscribe.
         """
+        ...
+
+    def watch(self, owner_id: UUID) -> "Watch":
+        """Be woken, from now on, when something of the owner's changes. Drop it to end it."""
+        ...
+
+    def wake_past(self, position: int, watch: "Watch") -> None:
+        """Wake a watch when what stands in the change feed at a position has settled."""
         ...
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from db.notifications import Change, Subscription
+from db.notifications import Watch as Waking
 from schema import build_schema
 from schema.context import Actor, Changes, Context
 from server.documents import Documents
@@ -31,6 +32,14 @@ class _Announcing:
         self.subscribed.set()
         return subscription
 
+    def watch(self, owner_id: UUID) -> Waking:
+        watch = self.source.watch(owner_id)
+        self.subscribed.set()
+        return watch
+
+    def wake_past(self, position: int, watch: Waking) -> None:
+        self.source.wake_past(position, watch)
+
 
 class ByHand:
     """Changes that a test makes up."""
@@ -41,6 +50,12 @@ class ByHand:
     def subscribe(self, owner_id: UUID, entity_type: str, scope_id: UUID) -> Subscription:
         self.subscription = Subscription((owner_id, entity_type, scope_id), 100)
         return self.subscription
+
+    def watch(self, owner_id: UUID) -> Waking:
+        return Waking(owner_id)
+
+    def wake_past(self, position: int, watch: Waking) -> None:
+        watch.wake()
 
     def put(self, operation: str, *ids: UUID) -> None:
         assert self.subscription is not None

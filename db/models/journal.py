@@ -56,8 +56,11 @@ class AuditEvent(Owned, Timestamped, table=True):
 
     xid: int = Field(
         sa_type=Xid8,
-        sa_column_kwargs={"server_default": sa.text("pg_current_xact_id()")},
-        description="The transaction that made the change; the change feed is in its order.",
+        sa_column_kwargs={"server_default": sa.text("engram_feed_position()")},
+        description=(
+            "Its position in the change feed, which shows it when all transactions up to this one"
+            " have ended: its own, or a later one that had ended when it was written."
+        ),
     )
     actor_kind: ActorKind = Field(description="Who made the change.")
     actor_id: UUID = Field(description="The user, API key or worker that made it.")

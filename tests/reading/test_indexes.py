@@ -16,6 +16,14 @@ from db.connection import OpenTransaction
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.models import metadata
+from db.repositories.journal import (
+    Position,
+    events_page,
+    is_position,
+    latest_position,
+    next_events,
+)
+from db.session import Session
 from schema import ids
 from schema.mirror import Mirror, OrderTerm
 from schema.pages import encode_cursor
@@ -217,6 +225,24 @@ async def test_the_rows_that_keys_name_are_read_by_an_index(
     explained.plans.clear()
     await Question(path, "{ id }").ask(explained.person, rows, Way.PLANNED)
     assert explained.plans
+    assert [fault for _, _, plan in explained.plans for fault in faults(plan, MAX_READ)] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.95])
+async def test_the_change_feed_is_read_by_an_index(explained: Explained, share: float) -> None:
+    events = metadata.tables["audit_events"]
+    owner_id = explained.person.owner_id
+    mine = sa.select(events.c.xid, events.c.id).where(events.c.owner_id == owner_id)
+    place = mine.order_by(events.c.xid, events.c.id).offset(int(SIZE * share)).limit(1)
+    async with explained.admin.connect() as connection:
+        position = Position(*(await connection.execute(place)).one())
+    explained.plans.clear()
+    async with Session(explained.person.engine, owner_id) as session:
+        assert await is_position(session, position)
+        assert len((await next_events(session, position, 20)).settled) == 20
+        await events_page(session, position, ["task", "user"], 20)
+        await latest_position(session)
+    assert len(explained.plans) == 8
     assert [fault for _, _, plan in explained.plans for fault in faults(plan, MAX_READ)] == []
 
 
