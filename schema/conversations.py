@@ -12,7 +12,12 @@ from strawberry import auto
 
 from db import scope
 from db.models import conversations
-from db.repositories.conversations import ADDED_AT_ONCE, added_since, newest_message_at
+from db.repositories.conversations import (
+    ADDED_AT_ONCE,
+    added_since,
+    has_message,
+    newest_message_at,
+)
 from schema.branches import branch
 from schema.context import Context, Event, Info
 from schema.errors import ErrorCode, RequestError
@@ -159,8 +164,8 @@ class ConversationsQuery:
 class ConversationsSubscription:
     @strawberry.subscription(
         description=(
-            "Messages added to a conversation from now on, each once, in the order in which they"
-            " were added. One that was added just before may be among them."
+            "Messages added to a conversation, after a message or from now on, each once, in the"
+            " order in which they were added. One that was added just before may be among them."
         )
     )
     async def message_added(
@@ -169,11 +174,21 @@ class ConversationsSubscription:
         conversation_id: Annotated[
             strawberry.ID, strawberry.argument(description="The conversation's id.")
         ],
+        after: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description=(
+                    "The newest message that the client has, on whatever branch: those that were"
+                    " added after it come first."
+                )
+            ),
+        ] = None,
     ) -> AsyncGenerator[Message, None]:
         """Yields an event for each message.
 
         Raises:
-            RequestError: BAD_ID, or NOT_FOUND when the conversation is not the caller's.
+            RequestError: BAD_ID, or NOT_FOUND when the conversation is not the caller's, or the
+                message is none of it.
         """
         context = info.context
         owner_id = context.require("read").owner_id
@@ -189,6 +204,15 @@ class ConversationsSubscription:
                 raise RequestError("There is no such conversation.", ErrorCode.NOT_FOUND)
             # Read after a gap, and perhaps announced as well.
             read_again: set[UUID] = set()
+            if after is not None:
+                seen = decoded(MIRRORS[conversations.Message], after)
+                if not await has_message(context.session, identifier, seen):
+                    message = "There is no such message in this conversation."
+                    raise RequestError(message, ErrorCode.NOT_FOUND)
+                for message_id in await _missed(context, identifier, seen):
+                    seen = message_id
+                    read_again.add(message_id)
+                    yield Event(MIRRORS[conversations.Message], message_id)  # type: ignore[misc]  # the runner loads it
             async for change in changes:
                 added: Sequence[UUID] = ()
                 if change.operation == "insert":

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from time import monotonic
 from typing import Annotated
+from uuid import UUID
 
 import strawberry
 
@@ -52,12 +53,16 @@ class WorkSubscription:
                 raise RequestError("There is no such project.", ErrorCode.NOT_FOUND)
             # PostgreSQL's clock is not ours; ours tells how long ago that was.
             offset = moment - timedelta(seconds=monotonic())
+            # Where nothing can be heard there is a gap every second: each change is told once.
+            told: dict[UUID, int] = {}
             async for change in changes:
                 ids = change.ids
                 if change.operation == "gap":
                     since = moment - _LONGEST_WRITE
-                    ids = tuple(await changed_since(context.session, identifier, since))
+                    found = await changed_since(context.session, identifier, since)
                     await context.session.end_snapshot()
+                    ids = tuple(id for id, version in found.items() if told.get(id) != version)
+                    told = found
                 moment = offset + timedelta(seconds=monotonic())
                 for id in ids:
                     yield Event(MIRRORS[work.Task], id)  # type: ignore[misc]  # the runner loads it

@@ -62,7 +62,7 @@ def create_app(
     engine = engine or application_engine(settings)
     options = settings.session_options
     listening = listening_engine(settings)
-    listener = Listener(listening)
+    listener = Listener(listening, reading=engine, poll_seconds=settings.database_poll_seconds)
     passwords = Argon2Passwords(concurrency=settings.password_concurrency)
     services = Services(
         engine=engine,
@@ -122,7 +122,8 @@ def create_app(
             await identity.close()
             await listener.stop()
             passwords.close()
-            await listening.dispose()
+            if listening is not None:
+                await listening.dispose()
             await engine.dispose()
 
     routes: list[BaseRoute] = [
@@ -156,12 +157,13 @@ def contexts_of(services: Services) -> MakeContext:
     return make
 
 
-def listening_engine(settings: Settings) -> AsyncEngine:
-    """An engine for the one connection that listens, past any pooler."""
-    url: SecretStr | None = (
-        settings.database_listen_url or settings.database_migration_url or settings.database_url
-    )
-    assert url is not None
+def listening_engine(settings: Settings) -> AsyncEngine | None:
+    """An engine for the one connection that listens, past any pooler; None where none leads."""
+    url: SecretStr | None = settings.database_listen_url or settings.database_migration_url
+    if url is None and settings.database_pooler == "session":
+        url = settings.database_url
+    if url is None:
+        return None
     return create_engine(
         url.get_secret_value(), pooled=False, authority=settings.database_ca, pooler="session"
     )

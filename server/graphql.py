@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: POST with JSON in, JSON or an event stream out; GET shows GraphiQL.
+"""GraphQL over HTTP: POST with JSON in, JSON or a stream out; GET shows GraphiQL.
 
 Queries over GET are refused, but for trusted documents: they would be the one kind of request
 that a foreign page could send. So are the content types of browser forms.
@@ -19,19 +19,21 @@ from schema.context import Client
 from server.execution import Answer, Planned
 from server.failures import failure
 from server.identity import Identity, Unauthenticated, bearer_token
-from server.negotiation import GRAPHQL, JSON, Accepted, is_json_utf8, negotiate
+from server.multipart import MULTIPART_SUBSCRIPTION
+from server.negotiation import EVENTS, GRAPHQL, JSON, Accepted, is_json_utf8, negotiate
 from server.operations import Caller, Operations
 from server.queries import CACHED, etag_of, is_current, read_parameters
 from server.requests import BadRequest, GraphQLRequest, read_json
-from server.sse import send_events
+from server.sse import SERVER_SENT_EVENTS
+from server.streams import send_answers
 from server.wire import ClientGone, Refusal, read_body, send_bytes, send_json, stop_when_gone
 
 __all__ = ["GraphQLEndpoint", "HttpOptions", "client_of", "request_id_of"]
 
 HEADERS = {"vary": "Accept", "cache-control": "no-store"}
 NO_STREAM = (
-    "A subscription is answered over a WebSocket (graphql-transport-ws), or as an event stream "
-    "to a request that accepts text/event-stream."
+    "A subscription is answered over a WebSocket (graphql-transport-ws), or as a stream to a "
+    "request that accepts text/event-stream or multipart/mixed;subscriptionSpec=1.0."
 )
 Page = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -196,7 +198,7 @@ class GraphQLEndpoint:
         caller: Caller,
         accepted: Accepted,
     ) -> None:
-        if not accepted.events:
+        if not accepted.stream:
             raise Refusal(406, "NOT_ACCEPTABLE", NO_STREAM)
         if isinstance(planned, Answer):
             answers = planned.alone()
@@ -205,10 +207,11 @@ class GraphQLEndpoint:
             answers = self.operations.runner.subscribe(planned, contexts)
         else:
             answers = self.operations.run(planned, caller).answers()
-        await send_events(
+        await send_answers(
             receive,
             send,
             answers,
+            MULTIPART_SUBSCRIPTION if accepted.multipart else SERVER_SENT_EVENTS,
             request_id=caller.request_id,
             headers={"vary": HEADERS["vary"]},
             heartbeat_seconds=self.options.heartbeat_seconds,
@@ -254,8 +257,8 @@ def check_request(method: str, headers: Mapping[str, str], accepted: Accepted) -
     if method != "POST":
         message = "GraphQL is asked for with POST."
         raise Refusal(405, "METHOD_NOT_ALLOWED", message, {"allow": "POST"})
-    if accepted.json is None and not accepted.events:
-        types = f"{GRAPHQL}, {JSON} or, for a stream, text/event-stream"
+    if accepted.json is None and not accepted.stream:
+        types = f"{GRAPHQL}, {JSON} or, for a stream, {EVENTS}"
         raise Refusal(406, "NOT_ACCEPTABLE", f"The answer can be {types}.")
     if not is_json_utf8(headers.get("content-type")):
         message = "The body must be application/json in UTF-8."

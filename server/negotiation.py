@@ -5,26 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["EVENTS", "GRAPHQL", "JSON", "Accepted", "is_json_utf8", "negotiate"]
+__all__ = ["EVENTS", "GRAPHQL", "JSON", "MULTIPART", "Accepted", "is_json_utf8", "negotiate"]
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 EVENTS = "text/event-stream"
+MULTIPART = "multipart/mixed"
+SUBSCRIPTIONS = "subscriptionspec=1.0"  # in lower case: what multipart answers may hold
 HTML = "text/html"
 MAX_HEADER = 1_000  # characters that are looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a client can read: one JSON type at most, an event stream, a page."""
+    """What a client can read: one JSON type at most, streams, a page."""
 
     json: str | None
     events: bool
+    multipart: bool
     html: bool
+
+    @property
+    def stream(self) -> bool:
+        """Whether it can read more than one answer; events or parts, whichever it likes more."""
+        return self.events or self.multipart
 
 
 def parse(header: str) -> dict[str, float]:
-    """Media ranges with their quality. A range with a charset other than UTF-8 is left out."""
+    """Media ranges with their quality.
+
+    A range with a charset other than UTF-8 is left out, and so are parts that are not those of a
+    subscription.
+    """
     ranges: dict[str, float] = {}
     for entry in header.split(",")[:50]:
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
@@ -38,9 +50,18 @@ def parse(header: str) -> dict[str, float]:
                     quality = 0.0
             elif name.strip() == "charset" and value.strip(' "') not in ("utf-8", "utf8"):
                 quality = 0.0
+        if media == MULTIPART and SUBSCRIPTIONS not in map(unquoted, parameters):
+            quality = 0.0
         if media:
             ranges[media] = max(quality, ranges.get(media, 0.0))
     return ranges
+
+
+def unquoted(parameter: str) -> str:
+    """A parameter without the quotes and spaces it may have."""
+    name, _, value = parameter.partition("=")
+    value = value.strip(' "')
+    return f"{name.strip()}={value}"
 
 
 def negotiate(header: str | None) -> Accepted:
@@ -49,7 +70,7 @@ def negotiate(header: str | None) -> Accepted:
     Without one, and for ``*/*``, the answer is application/json, as older clients expect.
     """
     if header is None or not header.strip():
-        return Accepted(json=JSON, events=False, html=False)
+        return Accepted(json=JSON, events=False, multipart=False, html=False)
     return read_accept(header[:MAX_HEADER])
 
 
@@ -70,8 +91,12 @@ def read_accept(header: str) -> Accepted:
         json = GRAPHQL
     elif named_json > 0 or anything > 0:
         json = JSON
+    parts = ranges.get(MULTIPART, 0.0)
     return Accepted(
-        json=json, events=quality(EVENTS) > 0, html=quality(HTML) > 0 and ranges.get(HTML, 0) > 0
+        json=json,
+        events=quality(EVENTS) > parts,
+        multipart=parts > 0 and parts >= quality(EVENTS),
+        html=quality(HTML) > 0 and ranges.get(HTML, 0) > 0,
     )
 
 

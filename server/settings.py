@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         None,
         description="A URL past the pooler, for LISTEN. By default the migration or database URL.",
     )
+    database_poll_seconds: float = Field(
+        1.0,
+        gt=0,
+        description="How often changes are looked for while none can be heard of by LISTEN.",
+    )
     database_pooler: Literal["session", "transaction"] = Field(
         "session", description="`transaction` if a pooler in transaction mode is in between."
     )

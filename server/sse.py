@@ -1,118 +1,28 @@
 """GraphQL over server-sent events, one connection per operation ("distinct connections").
 
-Each answer is an event ``next``, the end is an event ``complete``. Comment lines keep proxies
-from closing a quiet stream. A reader that does not read is waited for, not buffered for: the
-source of its events then overflows by itself and ends the subscription.
+https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md. Each answer is an event ``next``,
+the end is an event ``complete``, and comment lines are the heartbeat.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import suppress
-from typing import Any
-
-import structlog
-from starlette.types import Receive, Send
-
 from server.execution import Answer
-from server.failures import failure
 from server.negotiation import EVENTS
-from server.wire import ClientGone, encoded
+from server.streams import Framing
 
-__all__ = ["send_events"]
+__all__ = ["SERVER_SENT_EVENTS"]
 
-log = structlog.get_logger("engram.server")
-
-COMPLETE = b"event: complete\ndata:\n\n"
-HEARTBEAT = b":\n\n"
-ENDED = "The login that opened this stream has ended."
-
-
-async def send_events(
-    receive: Receive,
-    send: Send,
-    answers: AsyncGenerator[Answer, None],
-    *,
-    request_id: str,
-    headers: Mapping[str, str],
-    heartbeat_seconds: float,
-    check_seconds: float,
-    send_seconds: float,
-    stopping: asyncio.Event,
-    still_allowed: Callable[[], Awaitable[bool]],
-) -> None:
-    """Stream answers until they end, the client goes, its login ends, or the server stops.
-
-    Raises ClientGone when the client does not read for ``send_seconds``.
-    """
-    head = {
-        "content-type": f"{EVENTS}; charset=utf-8",
-        "cache-control": "no-cache, no-transform",
-        "x-accel-buffering": "no",
-        **headers,
-    }
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": encoded(head),
-        }
-    )
-    loop = asyncio.get_running_loop()
-
-    async def write(data: bytes, *, more: bool = True) -> None:
-        try:
-            async with asyncio.timeout(send_seconds):
-                await send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            log.warning("slow_reader", request_id=request_id)
-            raise ClientGone from None
-
-    async def wait_until_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    gone = asyncio.create_task(wait_until_gone())
-    stop = asyncio.create_task(stopping.wait())
-    coming: asyncio.Future[Answer] = asyncio.ensure_future(anext(answers))
-    written = checked = loop.time()
-    pause = min(check_seconds, heartbeat_seconds)
-    try:
-        await write(HEARTBEAT)  # the headers go out at once, before the first event
-        while True:
-            waiting: set[asyncio.Future[Any]] = {gone, stop, coming}
-            await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                return
-            if stop.done():
-                break
-            if loop.time() - checked >= check_seconds:
-                checked = loop.time()
-                if not await still_allowed():
-                    ended = Answer.refusal(failure(ENDED, "UNAUTHENTICATED"))
-                    await write(event(ended, request_id))
-                    break
-            if coming.done():
-                try:
-                    answer = coming.result()
-                except StopAsyncIteration:
-                    break
-                await write(event(answer, request_id))
-                written = loop.time()
-                coming = asyncio.ensure_future(anext(answers))
-            elif loop.time() - written >= heartbeat_seconds:
-                await write(HEARTBEAT)
-                written = loop.time()
-        await write(COMPLETE, more=False)
-    finally:
-        gone.cancel()
-        stop.cancel()
-        coming.cancel()
-        with suppress(asyncio.CancelledError, StopAsyncIteration):
-            await coming
-        await answers.aclose()
+COMMENT = b":\n\n"
 
 
 def event(answer: Answer, request_id: str) -> bytes:
     return b"event: next\ndata: " + answer.encode(request_id) + b"\n\n"
+
+
+SERVER_SENT_EVENTS = Framing(
+    media=f"{EVENTS}; charset=utf-8",
+    opening=COMMENT,
+    heartbeat=COMMENT,
+    answer=event,
+    ending=b"event: complete\ndata:\n\n",
+)

@@ -169,6 +169,13 @@ async def newest_message_at(session: Session, conversation_id: UUID) -> datetime
     return moment
 
 
+async def has_message(session: Session, conversation_id: UUID, id: UUID) -> bool:
+    """Whether a message is one of a conversation, deleted or not."""
+    found = readable(MESSAGES, MESSAGES.c.id, deleted=None)
+    found = found.where(MESSAGES.c.id == id, MESSAGES.c.conversation_id == conversation_id)
+    return bool(await session.execute(found))
+
+
 async def added_since(
     session: Session, conversation_id: UUID, since: datetime | UUID
 ) -> Sequence[UUID]:

@@ -181,14 +181,17 @@ _MOMENT = readable(PROJECTS, sa.func.clock_timestamp()).where(
 )
 
 
-async def changed_since(session: Session, project_id: UUID, moment: datetime) -> list[UUID]:
-    """The tasks of a project, deleted ones too, whose last change began after a moment."""
+async def changed_since(session: Session, project_id: UUID, moment: datetime) -> dict[UUID, int]:
+    """The tasks of a project, deleted ones too, whose last change began after a moment.
+
+    With their versions, in the order of the changes.
+    """
     parameters = {"project_id": project_id, "moment": moment}
-    return [row.id for row in await session.execute(_CHANGED, parameters)]
+    return {row.id: row.version for row in await session.execute(_CHANGED, parameters)}
 
 
 _CHANGED = (
-    readable(TASKS, TASKS.c.id, deleted=None)
+    readable(TASKS, TASKS.c.id, TASKS.c.version, deleted=None)
     .where(
         TASKS.c.project_id == sa.bindparam("project_id", type_=sa.Uuid()),
         TASKS.c.updated_at > sa.bindparam("moment", type_=sa.DateTime(timezone=True)),

@@ -141,6 +141,25 @@ async def test_a_lost_connection_loses_no_message(
         assert watch.waiting == 0
 
 
+async def test_who_comes_back_gets_what_was_missed(person: Person, listener: Listener) -> None:
+    conversation, (_, b) = await talk(person, "a", "b")
+    await edit(person, b, "B")
+    await say(person, conversation, "c")
+    document = ADDED.replace("($id: ID!)", "($id: ID!, $after: ID)").replace(
+        "conversationId: $id", "conversationId: $id, after: $after"
+    )
+    async with watching.watching(person, listener, document, id=conversation, after=b) as watch:
+        missed = [(await watch.next())["messageAdded"]["content"] for _ in range(2)]
+        assert missed == ["B", "c"]
+        await say(person, conversation, "d")
+        assert (await watch.next())["messageAdded"]["content"] == "d"
+    _, (foreign,) = await talk(person, "elsewhere")
+    for after, code in ((foreign, "NOT_FOUND"), (conversation, "BAD_ID")):
+        given = {"id": conversation, "after": after}
+        answers = [one async for one in watching.subscribe(person, listener, document, **given)]
+        assert [error["extensions"]["code"] for error in answers[0].errors] == [code]
+
+
 async def test_what_a_gap_read_again_is_not_announced_twice(person: Person) -> None:
     changes = ByHand()
     conversation, _ = await talk(person, "old")

@@ -110,6 +110,35 @@ async def test_the_event_stream_client(served: Served, clients: Path, new_login:
     assert answers[6]["errors"][0]["message"] == "Not for you."
 
 
+async def test_apollo_client_subscribes_over_multipart(
+    served: Served, clients: Path, new_login: NewLogin
+) -> None:
+    login = await new_login()
+    heard = await run(
+        clients,
+        "parts.mjs",
+        served.url,
+        login.token,
+        "4",
+        "subscription { count(to: 2) }",
+        "subscription { count(to: 100) }",  # left after four
+        "subscription { tooBig }",
+        "subscription { refused }",
+        "subscription { nothing }",
+    )
+    counts = [{"data": {"count": number}} for number in (0, 1)]
+    assert heard[:3] == [*counts, {"complete": True}]
+    assert heard[3:7] == [{"data": {"count": number}} for number in range(4)]
+    in_data, after_it, ended = heard[7:10]
+    assert (in_data["error"], in_data["errors"][0]["path"]) == ("graphql", ["tooBig"])
+    assert (after_it, ended) == ({"data": {"tooBig": 1}}, {"complete": True})
+    refused, completed, invalid = heard[10:13]
+    assert (refused["error"], refused["errors"][0]["message"]) == ("protocol", "Not for you.")
+    assert completed == {"complete": True}
+    assert invalid["error"] == "graphql"
+    assert invalid["errors"][0]["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED"}
+
+
 async def test_apollo_client_sends_a_text_once(served: Served, clients: Path) -> None:
     query = f"query Q{uuid4().hex} {{\n  hello\n}}"
     heard = await run(clients, "apollo.mjs", served.url, "POST", query, query, "{ nothing }")

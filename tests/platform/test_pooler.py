@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -19,13 +20,18 @@ import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
 
+import db.notifications
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.models.work import Project
+from db.notifications import Listener
 from db.scope import OWNER, readable
 from db.security import verify_row_security
 from db.session import Session
-from tests.conftest import NewOwner
+from schema.context import Services
+from tests.changes.feed import following, next_change
+from tests.conftest import NewOwner, NewPerson
+from tests.conversations.talks import start
 
 PROJECTS = Project.__table__
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -63,6 +69,29 @@ def pooled_url(server: EmbeddedServer, database_url: str) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
+async def test_changes_are_found_through_the_pooler(
+    pooled_url: str, services: Services, new_person: NewPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db.notifications, "HEARD_SECONDS", 0.5)
+    engine = create_engine(pooled_url, pooler="transaction", pool_size=5)
+    misled = create_engine(pooled_url, pooler="transaction", pooled=False)
+    person = replace(await new_person(), services=replace(services, engine=engine))
+    # One that was told where to listen, and hears nothing there; one that was not told.
+    for listener in (
+        Listener(misled, reading=engine, poll_seconds=0.05),
+        Listener(None, reading=engine, poll_seconds=0.05),
+    ):
+        await listener.start(seconds=1)
+        assert not listener.connected
+        async with following(person, listener) as watch:
+            for n in range(5):
+                conversation = await start(person, title=f"{n}")
+                assert (await next_change(watch))["entityId"] == conversation
+        await listener.stop()
+    await misled.dispose()
+    await engine.dispose()
+
+
 async def test_no_request_fails_and_no_owner_is_mixed_up(
     pooled_url: str, new_owner: NewOwner
 ) -> None:
@@ -83,8 +112,8 @@ async def test_no_request_fails_and_no_owner_is_mixed_up(
             rows = await session.execute(readable(PROJECTS, PROJECTS.c.owner_id))
             assert {row.owner_id for row in rows} == {owner}
 
-    for start in range(0, 300, 60):
-        await asyncio.gather(*(request(number) for number in range(start, start + 60)))
+    for first in range(0, 300, 60):
+        await asyncio.gather(*(request(number) for number in range(first, first + 60)))
     async with Session(engine, owners[0]) as session:
         assert len(await session.execute(readable(PROJECTS))) == 60
     await engine.dispose()

@@ -133,8 +133,12 @@ async def test_a_gap_brings_what_changed_lately_and_nothing_older(
     async with watching(person, changes, CHANGED, id=project) as watch:
         changes.put("gap")
         assert (await next_task(watch))["id"] == recent
+        changes.put("gap")  # it was told of
         changes.put("update", ids.decode_as("task", old))
         assert (await next_task(watch))["id"] == old
+        await done(person, "updateTask", "task { id }", id=recent, title="again")
+        changes.put("gap")
+        assert (await next_task(watch))["title"] == "again"
         assert watch.answers.empty()
 
 
