@@ -76,6 +76,8 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
     """Whether its changes are written to the audit log."""
     __append_only__: ClassVar[bool] = False
     """Whether the application may neither change nor remove its rows."""
+    __shared__: ClassVar[bool] = False
+    """Whether nobody owns its rows: everybody reads them, the application writes none."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
@@ -95,6 +97,7 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
             "notify": cls.__notify__,
             "audited": cls.__audited__,
             "append_only": cls.__append_only__,
+            "shared": cls.__shared__,
         }
         return (*derived, *cls.__indexes__, {"info": facts})
 
@@ -146,21 +149,23 @@ def owned_key(
     *,
     ondelete: OnDelete,
     description: str,
-    order: str,
+    order: str | None,
     nullable: bool = False,
     within: tuple[str, str] | None = None,
     deferred: bool = False,
+    primary_key: bool = False,
 ) -> Any:
     """Declare a foreign key to a row of the same owner.
 
     `order` lists the columns the owning side pages by (`-name` for descending); the key's index
-    ends in them and the id. `within` names a column here and its equal there: the row pointed to is
-    then in the same conversation or project. `CASCADE` makes the key an ownership edge. `deferred`
-    keys are checked at the end of the transaction.
+    ends in them and the id; None is no index of its own. `within` names a column here and its equal
+    there: the row pointed to is then in the same conversation or project. `CASCADE` makes the key
+    an ownership edge. `deferred` keys are checked at the end of the transaction.
     """
     default: dict[str, Any] = {"default": None} if nullable else {}
-    field = Field(description=description, **default)
-    field.metadata.append(OwnedKey(table, ondelete, within, tuple(order.split()), deferred))
+    field = Field(description=description, primary_key=primary_key, **default)
+    columns = None if order is None else tuple(order.split())
+    field.metadata.append(OwnedKey(table, ondelete, within, columns, deferred))
     return field
 
 
@@ -207,10 +212,27 @@ def keyset(table: str, order: str, *, live: bool = True) -> sa.Index:
 
 
 def gin(table: str, column: str) -> sa.Index:
-    """An index for containment in jsonb, or for full-text search."""
-    operators = {} if column == "search" else {column: "jsonb_path_ops"}
+    """An index for containment in jsonb."""
     return sa.Index(
-        f"ix_{table}_{column}", column, postgresql_using="gin", postgresql_ops=operators
+        f"ix_{table}_{column}",
+        column,
+        postgresql_using="gin",
+        postgresql_ops={column: "jsonb_path_ops"},
+    )
+
+
+def words(table: str) -> sa.Index:
+    """An index for full-text search: the owner is one more word of each text.
+
+    So a search reads the postings of its owner alone, however many others use the same words.
+    """
+    # Spelled as PostgreSQL prints it back, so that `alembic check` finds no difference.
+    expression = sa.text("(search || array_to_tsvector(ARRAY[owner_id::text]))")
+    return sa.Index(
+        f"ix_{table}_words",
+        expression,
+        postgresql_using="gin",
+        postgresql_where=sa.text("deleted_at IS NULL"),
     )
 
 

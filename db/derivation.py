@@ -31,7 +31,7 @@ class OwnedKey:
     table: str
     ondelete: OnDelete
     within: tuple[str, str] | None
-    order: tuple[str, ...]
+    order: tuple[str, ...] | None
     deferred: bool
 
 
@@ -145,7 +145,8 @@ def owned_keys(table: str, fields: Mapping[str, FieldInfo]) -> Iterator[SchemaIt
             initially="DEFERRED" if key.deferred else None,
             use_alter=key.deferred,
         )
-        yield sa.Index(f"ix_{table}_{column}", "owner_id", column, *ordered(key.order))
+        if key.order is not None:
+            yield sa.Index(f"ix_{table}_{column}", "owner_id", column, *ordered(key.order))
     if rooted:
         yield sa.ForeignKeyConstraint(
             ["owner_id"], ["users.id"], name=f"fk_{table}_owner_id", ondelete="CASCADE"
@@ -187,7 +188,7 @@ def _rules(column: str, field: FieldInfo) -> Iterator[str]:
     """What PostgreSQL must hold of a column, from the field's own constraints."""
     annotation, _ = _inner(field)
     kind = get_origin(annotation) or annotation
-    if issubclass(kind, list):
+    if issubclass(kind, list) and get_args(annotation) != (float,):  # a vector is no jsonb
         yield _list_rule(column, field, get_args(annotation)[0])
         return
     if issubclass(kind, StrEnum):

@@ -50,6 +50,28 @@ FOUND = sa.text(
     """
 )
 """The table and the columns of `Policy`, for every policy there is."""
+_SEARCH = (Policy("search", "SELECT", True, OWNER, "true", None),)
+OTHERS: dict[str, tuple[Policy, ...]] = {
+    # For `engram_find_login`, which runs as the owner of the table, whom FORCE binds as well.
+    "users": (Policy("find_login", "SELECT", True, OWNER, "true", None),),
+    # For the functions of searches, which compare the owner themselves: under a policy that is
+    # not simply true, no index for `@@` could be used.
+    "documents": _SEARCH,
+    "chunks": _SEARCH,
+    "messages": _SEARCH,
+    "embeddings": _SEARCH,
+    "message_embeddings": _SEARCH,
+    # For the functions that give the work of all owners away; they tell keys and nothing else.
+    "embedding_jobs": (Policy("claim", "ALL", True, OWNER, "true", "true"),),
+}
+"""What tables have beside the policy that all have."""
+SHARED: dict[str, list[Policy]] = {
+    "embedding_models": [
+        Policy("everybody_reads", "SELECT", True, "PUBLIC", "true", None),
+        Policy("operator_writes", "ALL", True, OWNER, "true", "true"),
+    ],
+}
+"""The policies of tables that nobody owns."""
 _quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves dialects untyped
 
 
@@ -59,12 +81,10 @@ def _owner(table: str) -> str:
 
 def wanted(table: str) -> list[Policy]:
     """The policies that a table must have."""
+    if table in SHARED:
+        return SHARED[table]
     own = f"({_owner(table)} = {_PRINTED_OWNER})"
-    policies = [Policy(POLICY, "ALL", True, "PUBLIC", own, own)]
-    if table == "users":
-        # For `engram_find_login`, which runs as the owner of the table, whom FORCE binds as well.
-        policies.append(Policy("find_login", "SELECT", True, OWNER, "true", None))
-    return policies
+    return [Policy(POLICY, "ALL", True, "PUBLIC", own, own), *OTHERS.get(table, ())]
 
 
 def strays(table: str, found: list[Policy]) -> Iterator[str]:

@@ -21,6 +21,7 @@ PLUGIN = "engram.protection"
 ROLE = "engram_app"
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 APPEND_ONLY = RIGHTS[:2]
+READ_ONLY = RIGHTS[:1]
 
 _GUARDS = sa.text(
     f"""
@@ -62,7 +63,9 @@ class Keep(MigrateOperation):
 def missing(table: sa.Table, guards: Guards) -> Iterator[str]:
     """The statements that give a table what it lacks, and nobody more than they need."""
     name = f"public.{table.name}"
-    wanted = APPEND_ONLY if table.info["append_only"] else RIGHTS
+    wanted = (
+        READ_ONLY if table.info["shared"] else APPEND_ONLY if table.info["append_only"] else RIGHTS
+    )
     granted = [right for right in wanted if right not in guards.rights]
     revoked = sorted(set(guards.rights) - set(wanted))
     if granted:

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import CreateTableOp, MigrationScript
+from pgvector.sqlalchemy import HALFVEC
 from sqlmodel.sql.sqltypes import AutoString
 
 from db.migrate import run_from_environment
@@ -21,7 +22,16 @@ def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[
     if kind == "type" and isinstance(item, Xid8):
         autogen.imports.add("from sqlalchemy.types import UserDefinedType")
         return "Xid8()"
+    if kind == "type" and isinstance(item, HALFVEC):
+        autogen.imports.add("from sqlalchemy.types import UserDefinedType")
+        return "HalfVector()"
     return False
+
+
+def is_declared(name: str | None, kind: str, _parents: object) -> bool:
+    """Whether the models say if something is there: each embedding model has an index of its own,
+    which an operator builds when there is much to search."""
+    return not (kind == "index" and name is not None and "_hnsw_" in name)
 
 
 def without_facts(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
@@ -37,6 +47,7 @@ OPTIONS: dict[str, Any] = {
     "compare_type": True,
     "compare_server_default": True,
     "render_item": render_item,
+    "include_name": is_declared,
     "process_revision_directives": without_facts,
     "autogenerate_plugins": [
         "alembic.autogenerate.*",

@@ -11,7 +11,7 @@ from schema.relations import many, one, root, root_row
 
 @mirror(
     knowledge.Document,
-    private={"content_sha256"},
+    private={"content_sha256", "search"},
     order_by=("updated_at",),
     default_order=("-updated_at",),
 )

@@ -78,6 +78,11 @@ class RestoreDocumentInput(ChangeInput):
     """The input of restoreDocument."""
 
 
+@strawberry.input(description="Which document to cut and to embed anew.")
+class ReindexDocumentInput(ChangeInput):
+    """The input of reindexDocument."""
+
+
 @payload
 class DocumentPayload(Payload):
     """The changed document."""
@@ -127,7 +132,10 @@ class KnowledgeMutation:
         return DocumentsPayload(documents=shown(knowledge.Document, rows))
 
     @mutation(
-        description="Change a document. Other content makes it another revision, not chunked yet."
+        description=(
+            "Change a document. Other content makes it another revision, cut into chunks anew:"
+            " those whose text is the same stay, with their ids."
+        )
     )
     async def update_document(self, info: Info, input: UpdateDocumentInput) -> DocumentPayload:
         id, values = all_of(lambda: reference("document", input.id), lambda: checked(input))
@@ -135,6 +143,17 @@ class KnowledgeMutation:
         return _document(
             await repository.update_document(session, id, values, expected_version(input))
         )
+
+    @mutation(
+        description=(
+            "Cut a document into chunks and embed them anew, as after a provider refused them. Its"
+            " chunks have new ids then."
+        )
+    )
+    async def reindex_document(self, info: Info, input: ReindexDocumentInput) -> DocumentPayload:
+        id = reference("document", input.id)
+        session = info.context.session
+        return _document(await repository.reindex_document(session, id, expected_version(input)))
 
     @mutation(description="Delete a document with its chunks; it can be restored.")
     async def delete_document(self, info: Info, input: DeleteDocumentInput) -> DocumentPayload:

@@ -74,9 +74,19 @@ def models() -> dict[str, type[Base]]:
     return found
 
 
+FOLLOWING = {
+    "embedding_choices",
+    "embedding_jobs",
+    "embedding_models",
+    "embeddings",
+    "message_embeddings",
+}
+"""Tables whose rows follow from an embedding model, of which there is none here."""
+
+
 def sorted_tables() -> list[sa.Table]:
     """The tables, each after those that its keys name."""
-    return list(metadata.sorted_tables)
+    return [table for table in metadata.sorted_tables if table.name not in FOLLOWING]
 
 
 @dataclass

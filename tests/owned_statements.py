@@ -17,7 +17,8 @@ from db import scope
 from db.models import metadata
 from db.session import Session
 
-TABLES = "|".join(sorted(metadata.tables, key=len, reverse=True))
+OWNED = [name for name, table in metadata.tables.items() if not table.info["shared"]]
+TABLES = "|".join(sorted(OWNED, key=len, reverse=True))
 # A table whose rows are read or changed, and the name it goes by.
 SOURCE = re.compile(rf"(?:\b(?:FROM|JOIN|UPDATE)|,)\s+({TABLES})(?:\s+AS\s+(\w+))?(?![\w.(])")
 INSERT = re.compile(rf"\bINSERT INTO ({TABLES}) \(([^)]*)\)")

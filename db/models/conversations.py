@@ -23,6 +23,7 @@ from db.base import (
     labels,
     owned_key,
     search_column,
+    words,
 )
 
 MAX_CONTENT = 1_000_000
@@ -123,7 +124,7 @@ class Message(MessageFields, Owned, Versioned, Restorable, table=True):
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id", "conversation_id", "id"),
         sa.CheckConstraint("(parent_id IS NULL) = (depth = 0)", name="root"),
-        gin("messages", "search"),
+        words("messages"),
         deletions("messages"),
     )
 

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Field
 
 from db.base import (
+    BOOKKEEPING,
     MAX_NAME,
     Base,
     Choice,
@@ -15,11 +16,11 @@ from db.base import (
     Timestamped,
     Versioned,
     deletions,
-    gin,
     json_column,
     keyset,
     owned_key,
     search_column,
+    words,
 )
 
 
@@ -64,25 +65,40 @@ class Document(DocumentFields, Owned, Versioned, Restorable, table=True):
     """A text to keep and to search: a file, a note, a post or a web page."""
 
     __tablename__ = "documents"
-    __indexes__: ClassVar = (keyset("documents", "-updated_at"), deletions("documents"))
+    __indexes__: ClassVar = (
+        keyset("documents", "-updated_at"),
+        words("documents"),
+        deletions("documents"),
+        # What is still to be cut into chunks, of all owners.
+        sa.Index(
+            "ix_documents_pending",
+            "updated_at",
+            postgresql_where=sa.text("status = 'pending' AND deleted_at IS NULL"),
+        ),
+    )
 
     content_sha256: bytes = Field(
         min_length=32, max_length=32, description="The SHA-256 of the content in UTF-8."
     )
     status: DocumentStatus = Field(
-        default=DocumentStatus.PENDING, description="Whether its chunks are up to date."
+        default=DocumentStatus.PENDING,
+        sa_column_kwargs=BOOKKEEPING,
+        description="Whether its chunks are up to date.",
     )
     revision: int = Field(default=1, ge=1, description="Raised when the content changes.")
+    search: str | None = search_column("title")
 
 
 class Chunk(Owned, Timestamped, Restorable, table=True):
     """A stretch of one revision of a document, short enough to embed."""
 
     __tablename__ = "chunks"
+    __audited__ = False  # follows from the document, whose event says that it changed
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id", "document_id", "revision", "position"),
         sa.CheckConstraint('"end" >= start', name="span"),
-        gin("chunks", "search"),
+        words("chunks"),
+        sa.Index("ix_chunks_content_sha256", "owner_id", "content_sha256"),
         deletions("chunks"),
     )
 

@@ -1,8 +1,6 @@
 """Writes of documents."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -12,28 +10,25 @@ from sqlalchemy.exc import IntegrityError
 
 from db.changes import Record, insert, update_one
 from db.constraints import violated
-from db.locking import change_one
-from db.models.knowledge import Chunk, Document, DocumentStatus
+from db.locking import change_one, lock_one
+from db.models.knowledge import Document, DocumentStatus
 from db.refusals import Invalid, Overtaken, Violation
+from db.repositories.knowledge_chunks import (
+    cut_inline,
+    digest,
+    drop_chunks,
+    replace_chunks,
+    store_chunks,
+)
 from db.scope import readable
 from db.session import Session
 from db.trees import delete_tree, restore_tree
 
 DOCUMENTS = Document.__table__
-CHUNKS = Chunk.__table__
 
 TAKEN = "Another document has this id."
 
 Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of a text, from its first character to the one after its last."""
-
-    start: int
-    end: int
-    token_count: int
 
 
 async def create_documents(
@@ -41,19 +36,31 @@ async def create_documents(
 ) -> list[Record]:
     """Store documents, all or none, in one statement; those with an `id` keep it.
 
-    They are pending, as they have no chunks yet. `paths` say where each one's id stands in the
-    input. Raises Invalid with each id that is taken, and Overtaken when one was taken just now.
+    They are cut into chunks as far as that is quick, the others are pending. `paths` say where each
+    one's id stands in the input. Raises Invalid with each id that is taken, and Overtaken when one
+    was taken just now.
     """
     await _refuse_taken_ids(session, documents, paths)
+    texts = [values.get("content", "") for values in documents]
+    cut = await cut_inline(texts)
     rows = [
-        {**values, "content_sha256": _digest(values.get("content", ""))} for values in documents
+        {
+            **values,
+            "content_sha256": digest(text),
+            "status": (DocumentStatus.PENDING if spans is None else DocumentStatus.READY).value,
+        }
+        for values, text, spans in zip(documents, texts, cut, strict=True)
     ]
     try:
-        return await insert(session, DOCUMENTS, rows)
+        stored = await insert(session, DOCUMENTS, rows)
     except IntegrityError as error:
         if violated(error) != f"pk_{DOCUMENTS.name}":
             raise
         raise Overtaken from None
+    await store_chunks(
+        session, [(row, spans or ()) for row, spans in zip(stored, cut, strict=True)]
+    )
+    return stored
 
 
 async def update_document(
@@ -61,38 +68,36 @@ async def update_document(
 ) -> Record:
     """Change a document. Raises Missing and Stale.
 
-    Other content makes it another revision, which waits for chunks of its own.
+    Other content makes it another revision with chunks of its own.
     """
     changed = dict(values)
+    spans = None
     if "content" in changed:
-        digest = _digest(changed["content"])
-        same = DOCUMENTS.c.content_sha256 == digest
-        changed |= {
-            "content_sha256": digest,
-            "revision": DOCUMENTS.c.revision + sa.case((same, 0), else_=1),
-            "status": sa.case((same, DOCUMENTS.c.status), else_=DocumentStatus.PENDING.value),
-        }
-    return await change_one(session, DOCUMENTS, id, changed, expected_version=expected_version)
+        sha256 = digest(changed["content"])
+        if await _is_other(session, id, sha256):
+            (spans,) = await cut_inline([changed["content"]])
+            status = DocumentStatus.PENDING if spans is None else DocumentStatus.READY
+            changed |= {
+                "content_sha256": sha256,
+                "revision": DOCUMENTS.c.revision + 1,
+                "status": status.value,
+            }
+    row = await change_one(session, DOCUMENTS, id, changed, expected_version=expected_version)
+    if spans is not None:
+        await replace_chunks(session, row, spans)
+    return row
 
 
-async def store_chunks(session: Session, document: Record, spans: Sequence[Span]) -> Record:
-    """Store the chunks of a document's revision, which has none, and mark it ready."""
-    rows = [
-        {
-            "document_id": document.id,
-            "revision": document.revision,
-            "position": position,
-            "start": span.start,
-            "end": span.end,
-            "token_count": span.token_count,
-            "content": document.content[span.start : span.end],
-            "content_sha256": _digest(document.content[span.start : span.end]),
-        }
-        for position, span in enumerate(spans)
-    ]
-    await insert(session, CHUNKS, rows)
-    status = {"status": DocumentStatus.READY.value}
-    return await update_one(session, DOCUMENTS, document.id, status)
+async def reindex_document(session: Session, id: UUID, expected_version: int | None) -> Record:
+    """Cut a document anew and have it embedded anew. Raises Missing and Stale."""
+    document = await lock_one(session, DOCUMENTS, id, expected_version=expected_version)
+    await drop_chunks(session, id)
+    document = await update_one(session, DOCUMENTS, id, {"status": DocumentStatus.PENDING.value})
+    (spans,) = await cut_inline([document.content])
+    if spans is None:
+        return document
+    await store_chunks(session, [(document, spans)])
+    return await update_one(session, DOCUMENTS, id, {"status": DocumentStatus.READY.value})
 
 
 async def delete_document(session: Session, id: UUID, expected_version: int | None) -> Record:
@@ -105,8 +110,14 @@ async def restore_document(session: Session, id: UUID, expected_version: int | N
     return await restore_tree(session, DOCUMENTS, id, expected_version)
 
 
-def _digest(content: str) -> bytes:
-    return hashlib.sha256(content.encode()).digest()
+async def _is_other(session: Session, id: UUID, sha256: bytes) -> bool:
+    """Whether a live document has other content than this; it is locked if so."""
+    statement = readable(DOCUMENTS, DOCUMENTS.c.id).where(
+        DOCUMENTS.c.id == sa.bindparam("document", type_=sa.Uuid()),
+        DOCUMENTS.c.content_sha256 != sa.bindparam("sha256", type_=sa.LargeBinary()),
+    )
+    parameters = {"document": id, "sha256": sha256}
+    return bool(await session.execute(statement.with_for_update(), parameters))
 
 
 async def _refuse_taken_ids(

@@ -6,9 +6,8 @@ so that every row has its audit event.
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ PASSWORD = "engram-demo"  # noqa: S105  # anybody may know it: the data is nobod
 DATA = Path(__file__).parent / "data.toml"
 LEASE = timedelta(days=7)
 """How long the demo's agent holds its task: long enough to be seen."""
-CHUNK_CHARS = 400
-
 Values = Mapping[str, Any]
 
 
@@ -99,26 +96,8 @@ async def _documents(session: Session, given: Sequence[Values]) -> None:
         session, [_only(document, names) for document in given], [("id",)] * len(given)
     )
     for row, document in zip(rows, given, strict=True):
-        await knowledge.store_chunks(session, row, list(_chunks(row.content)))
         if document.get("deleted"):
             await knowledge.delete_document(session, row.id, None)
-
-
-def _chunks(text: str) -> Iterator[knowledge.Span]:
-    """Whole paragraphs, as many as fit; a longer one is a chunk by itself."""
-    start = end = 0
-    for paragraph in re.finditer(r"\S.*?(?=\n\s*\n|\s*\Z)", text, re.DOTALL):
-        if end and paragraph.end() - start > CHUNK_CHARS:
-            yield _span(text, start, end)
-            start = paragraph.start()
-        end = paragraph.end()
-    if end:
-        yield _span(text, start, end)
-
-
-def _span(text: str, start: int, end: int) -> knowledge.Span:
-    # Words and signs: about what a model's tokens are, without a model's vocabulary.
-    return knowledge.Span(start, end, len(re.findall(r"\w+|[^\w\s]", text[start:end])))
 
 
 async def _projects(session: Session, given: Sequence[Values], agent: Values) -> None:

@@ -84,6 +84,8 @@ async def _everything(engine: AsyncEngine, owner_id: object) -> dict[str, str]:
     found = {}
     async with engine.connect() as connection:
         for table in metadata.sorted_tables:
+            if table.info["shared"]:
+                continue
             owner = "owner_id" if "owner_id" in table.c else "id"
             result = await connection.execute(
                 text(f"SELECT row_to_json(t)::text FROM {table.name} t WHERE {owner} = :id"),

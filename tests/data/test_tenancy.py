@@ -14,6 +14,23 @@ from tests.data.rows import TASKS, USERS, WORKERS, project_with_tasks, sign_up
 
 TABLES = sorted(metadata.tables)
 RIGHTS = {"DELETE", "INSERT", "SELECT", "UPDATE"}
+SHARED = {"embedding_models"}
+"""Tables that nobody owns."""
+SEARCH = ("search", "SELECT", "true", None)
+OTHERS: dict[str, list[tuple[object, ...]]] = {
+    "users": [("find_login", "SELECT", "true", None)],
+    "documents": [SEARCH],
+    "chunks": [SEARCH],
+    "messages": [SEARCH],
+    "embeddings": [SEARCH],
+    "message_embeddings": [SEARCH],
+    "embedding_jobs": [("claim", "ALL", "true", "true")],
+    "embedding_models": [
+        ("everybody_reads", "SELECT", "true", None),
+        ("operator_writes", "ALL", "true", "true"),
+    ],
+}
+"""Policies beside the owner's: for the functions that run as the owner of the tables."""
 
 
 async def rows(engine: AsyncEngine, sql: str, **parameters: object) -> list[tuple[object, ...]]:
@@ -46,10 +63,10 @@ async def test_every_table_has_the_owners_policy_and_no_other(admin_engine: Asyn
             f"({owner} = ( SELECT (NULLIF(current_setting('app.owner_id'::text, true),"
             " ''::text))::uuid AS \"nullif\"))"
         )
-        if table == "users":
-            expected.append((table, "find_login", "SELECT", "true", None))
-        expected.append((table, "owner_only", "ALL", own, own))
-    assert found == expected
+        expected += [(table, *policy) for policy in OTHERS.get(table, [])]
+        if table not in SHARED:
+            expected.append((table, "owner_only", "ALL", own, own))
+    assert found == sorted(expected)
 
 
 async def test_the_application_may_do_what_it_needs_and_no_more(admin_engine: AsyncEngine) -> None:
@@ -63,6 +80,7 @@ async def test_the_application_may_do_what_it_needs_and_no_more(admin_engine: As
     rights = {str(table): set(granted) for table, granted in found}  # type: ignore[call-overload]  # a row of two columns
     expected = dict.fromkeys(TABLES, RIGHTS)
     expected |= {"audit_events": {"SELECT", "INSERT"}, "alembic_version": {"SELECT"}}
+    expected |= {table: {"SELECT"} for table in SHARED}
     assert rights == expected
 
 
@@ -100,6 +118,8 @@ async def test_keys_between_owned_tables_are_composite_and_indexed(
     )
     assert len(keys) > len(TABLES)
     for name, table, target, columns, referred in keys:
+        if target in SHARED:
+            continue
         assert isinstance(columns, list)
         assert isinstance(referred, list)
         led = [index for on, index in indexes if on == table and isinstance(index, list)]
@@ -116,7 +136,7 @@ def test_every_key_to_an_owned_table_is_declared_as_one() -> None:
     for table in metadata.sorted_tables:
         for key in table.foreign_key_constraints:
             column = key.column_keys[-1]
-            if column != "owner_id":
+            if column != "owner_id" and key.referred_table.name not in SHARED:
                 assert {"owner_id", column} <= set(key.column_keys)
     assert OwnedKey.__dataclass_fields__.keys() >= {"table", "ondelete", "within"}
 

@@ -204,7 +204,9 @@ async def test_ten_thousand_tasks_in_seconds_and_few_statements(
 
     async with admin_engine.connect() as connection:
         for table in metadata.sorted_tables:
-            owner = table.c.get("owner_id", table.c.id)
+            if table.info["shared"]:
+                continue
+            owner = table.c["owner_id" if "owner_id" in table.c else "id"]
             left = sa.select(sa.func.count()).select_from(table).where(owner == owner_id)
             assert await connection.scalar(left) == 0, table.name
 

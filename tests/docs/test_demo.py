@@ -71,7 +71,7 @@ async def test_chunks_are_the_text_between_their_offsets(loaded: AsyncEngine) ->
 
 
 async def test_every_row_of_the_demo_has_its_event(loaded: AsyncEngine) -> None:
-    tables = "users workers conversations messages message_parts documents chunks projects tasks"
+    tables = "users workers conversations messages message_parts documents projects tasks"
     async with loaded.connect() as connection:
         for table in [*tables.split(), "task_dependencies"]:
             sql = f"""

@@ -59,7 +59,7 @@ async def add_chunks(
         await connection.execute(Chunk.__table__.insert(), rows)
 
 
-async def test_a_new_document_has_what_it_was_given_and_waits_for_its_chunks(
+async def test_a_new_document_has_what_it_was_given(
     person: Person, admin_engine: AsyncEngine
 ) -> None:
     given = {
@@ -73,7 +73,7 @@ async def test_a_new_document_has_what_it_was_given_and_waits_for_its_chunks(
     }
     made = await write(person, **given)
     assert made | given == made
-    assert (made["status"], made["revision"], made["version"]) == ("PENDING", 1, 1)
+    assert (made["status"], made["revision"], made["version"]) == ("READY", 1, 1)
     assert made["deletedAt"] is None
     row = await stored(admin_engine, made["id"])
     assert row.content_sha256 == hashlib.sha256("Grüße".encode()).digest()
@@ -130,7 +130,7 @@ async def test_other_content_is_another_revision(person: Person, admin_engine: A
         await done(person, "updateDocument", SHOWN, id=made["id"], content="new", title="U")
     )["document"]
     assert (changed["content"], changed["title"]) == ("new", "U")
-    assert (changed["revision"], changed["version"], changed["status"]) == (2, 2, "PENDING")
+    assert (changed["revision"], changed["version"], changed["status"]) == (2, 2, "READY")
     row = await stored(admin_engine, made["id"])
     assert row.content_sha256 == hashlib.sha256(b"new").digest()
 
@@ -152,7 +152,7 @@ async def test_the_same_content_is_the_same_revision(
         assert (changed["revision"], changed["status"]) == (1, "READY")
     assert (changed["kind"], changed["title"], changed["version"]) == ("FILE", "U", 3)
     payload = await done(person, "updateDocument", SHOWN, id=made["id"], content="other")
-    assert (payload["document"]["revision"], payload["document"]["status"]) == (2, "PENDING")
+    assert (payload["document"]["revision"], payload["document"]["status"]) == (2, "READY")
 
 
 async def test_an_update_of_nothing_changes_nothing(person: Person) -> None:
@@ -191,7 +191,7 @@ async def test_what_is_not_the_callers_is_not_there(
 async def test_chunks_go_and_come_with_their_document(
     person: Person, admin_engine: AsyncEngine
 ) -> None:
-    made = await write(person, content="abc")
+    made = await write(person)
     await add_chunks(admin_engine, person, made["id"], 3)
     document = """query($id: ID!) { document(id: $id) {
         chunks { totalCount nodes { position start end tokenCount content revision

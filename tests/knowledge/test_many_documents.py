@@ -41,8 +41,8 @@ async def test_a_thousand_documents_are_a_bounded_number_of_statements(
         assert [one["title"] for one in made] == [f"{n}" for n in range(number)]
         assert [one["content"] for one in made] == [f"content {n}" for n in range(number)]
         assert made[0]["id"] == fresh(number)
-        assert {(one["status"], one["revision"]) for one in made} == {("PENDING", 1)}
-    assert costs == [2, 2]
+        assert {(one["status"], one["revision"]) for one in made} == {("READY", 1)}
+    assert costs == [3, 3]
     assert await count(person) == 1_001
     digests = text(
         "SELECT count(*) FROM documents WHERE owner_id = :owner_id"

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.models import metadata
-from tests.factories import Factory, Row, store
+from tests.factories import Factory, Row, sorted_tables, store
 
 SEEDS = 40
 COPIES = 499
@@ -30,7 +30,7 @@ async def fill(admin: AsyncEngine, made: list[Factory]) -> None:
         # The copies name rows that there are: checking that again would take most of the time.
         await connection.execute(sa.text("SET session_replication_role = replica"))
         for factory in made:
-            for table in metadata.sorted_tables:
+            for table in sorted_tables():
                 if table.name not in ("users", "task_dependencies"):
                     await _copy(connection, table, factory.owner_id)
             await _depend(connection, factory.owner_id, factory.rows["tasks"])

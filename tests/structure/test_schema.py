@@ -25,7 +25,15 @@ from schema.problems import ProblemCode
 
 SCHEMA = build_schema()._schema
 TESTS = Path(__file__).parents[1]
-NOT_SERVED = {"idempotency_keys"}
+NOT_SERVED = {
+    "idempotency_keys",
+    # As types of their own, beside searches.
+    "embedding_choices",
+    "embedding_jobs",
+    "embedding_models",
+    "embeddings",
+    "message_embeddings",
+}
 
 # Sending these twice changes nothing more, or, as `logIn` says, is no harm.
 IDEMPOTENT = {
