@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import dataset, draw, growth, report
+from benchmarks import claims, dataset, draw, growth, report
 from benchmarks.asking import Disagreement
 from benchmarks.generator import LoadError
 from benchmarks.measure import Bench, Plan, Result
@@ -93,6 +93,28 @@ def soak(
 ) -> None:
     """Mixed reads and writes for so long; every answer is checked, a crash is an error."""
     asyncio.run(growth.soak(messages, minutes))
+
+
+@app.command("claims")
+def claim(
+    tasks: Annotated[int, typer.Option(min=100)] = 20_000,
+    done: Annotated[int, typer.Option(min=0, help="Tasks that are done already.")] = 100_000,
+    workers: Annotated[int, typer.Option(min=1)] = 50,
+    servers: Annotated[int, typer.Option(min=1, help="Processes of Engram.")] = 2,
+    batch: Annotated[list[int] | None, typer.Option(help="Tasks of one claim.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """How many tasks workers claim, and complete, in a second."""
+    asyncio.run(
+        claims.claims(
+            tasks=tasks,
+            done=done,
+            workers=workers,
+            servers=servers,
+            batches=batch or [100, 10],
+            rounds=rounds,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -34,16 +34,23 @@ def run(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Serving:
-    """`python -m server serve` without a terminal, on a free port."""
+    """`python -m server serve` without a terminal, on a free port unless one is given."""
 
     def __init__(self, data: Path, root: Path = ROOT, /, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        settings.setdefault("PORT", str(free_port()))
+        self.port = int(settings["PORT"])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve"],
-            cwd=root, env=environment(data, PORT=str(self.port), **settings),
+            cwd=root, env=environment(data, **settings),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.url = f"http://127.0.0.1:{self.port}"
@@ -57,6 +64,11 @@ class Serving:
             if self.process.poll() is not None or time.monotonic() > limit:
                 pytest.fail("\n".join(self.process.communicate()))
             time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.communicate()
 
     def end(self, name: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
         """Its exit code, output and errors after a signal."""

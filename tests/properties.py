@@ -42,7 +42,11 @@ settings.register_profile(
     derandomize=False,
     phases=[Phase.generate],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+settings.load_profile(PROFILE)
+
+IS_LONG = PROFILE == "nightly"
+"""Whether tests that come in two lengths run for long."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

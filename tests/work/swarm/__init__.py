@@ -1,0 +1,1 @@
+"""Workers by the dozen, in processes that are killed."""
