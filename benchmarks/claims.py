@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -111,10 +110,8 @@ class Work:
 
     async def run(self, batch: int, *, complete: bool) -> Round:
         """Let the workers claim all there is, and complete it if they should."""
-        await self._sql(AGAIN, self.owner, self.done)
-        if not complete:
-            await self._sql("DELETE FROM task_dependencies WHERE owner_id = $1", self.owner)
-        await self._sql(CLEAN)
+        await _sql(self.data, AGAIN, self.owner, self.done)
+        await _sql(self.data, CLEAN)
         postmaster = int((FOLDER / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
         pids = [postmaster, *(one.pid for one in self.servers)]
         found = Round()
@@ -165,13 +162,6 @@ class Work:
                         return
                     await asyncio.sleep(0.02)  # what is left waits for others
 
-    async def wait(self) -> None:
-        """Let every second task wait for the one before."""
-        await self._sql(WAIT, self.owner)
-
-    async def _sql(self, sql: str, *arguments: Any) -> None:
-        await _sql(self.data, sql, *arguments)
-
 
 async def claims(
     *, tasks: int, done: int, workers: int, servers: int, batches: list[int], rounds: int
@@ -204,16 +194,13 @@ async def claims(
                 f"{'':>24}{'batch':>6}{'tasks/s':>9}{'least':>8}{'requests':>10}"
                 f"{'server ms':>11}{'PostgreSQL ms':>15}"
             )
-            for complete in (True, False):
+            for title, complete in (("claimed", False), ("claimed and completed", True)):
+                if complete:
+                    await _sql(data, WAIT, owner)
                 for batch in batches:
-                    found = []
-                    for n in count():
-                        if complete:
-                            await work.wait() if n == 0 and batch == batches[0] else None
-                        found.append(await work.run(batch, complete=complete))
-                        if n == rounds:
-                            break
-                    _print("claimed and completed" if complete else "claimed", batch, found[1:])
+                    # the first round only warms up
+                    found = [await work.run(batch, complete=complete) for _ in range(rounds + 1)]
+                    _print(title, batch, found[1:])
 
 
 def _print(title: str, batch: int, found: list[Round]) -> None:
