@@ -60,8 +60,9 @@ PROJECT = (
 DONE = "SELECT count(*) FROM tasks WHERE project_id = :project AND status = 'done'"
 # Time flies, but for those who are alive: the pause after a lease that ran out is over at once.
 HURRY = (
-    "UPDATE tasks SET lease_expires_at = lease_expires_at - interval '2 hours'"
-    " WHERE project_id = :project AND lease_expires_at < now()"
+    "UPDATE tasks SET lease_expires_at = lease_expires_at - interval '2 hours' WHERE id IN"
+    " (SELECT id FROM tasks WHERE project_id = :project AND lease_expires_at < now()"
+    " FOR NO KEY UPDATE SKIP LOCKED)"
 )
 TASKS = "SELECT id, status, claim_epoch FROM tasks WHERE project_id = :project"
 # The id of an event is made after the row was locked, and tells the time.
