@@ -82,6 +82,11 @@ def _places(given: GraphQLInputObjectType, types: tuple[str, ...]) -> Iterator[P
             yield from ((name, *rest) for rest in _places(kind, types))
 
 
+def is_chosen(mutation: str, place: Place) -> bool:
+    """Whether the id is that of what is made."""
+    return place[-1] == "newId" or (place[-1] == "id" and mutation.startswith(("create", "append")))
+
+
 def entity(mutation: str, name: str) -> str:
     """The key of the type that an id in an input is of."""
     if name in _NAMED:

@@ -19,7 +19,16 @@ from db.uuid7 import uuid7
 from schema import ids
 from tests.connections import Path, connections
 from tests.edge.conftest import Served
-from tests.edge.inputs import SCHEMA, Place, document, entity, filled, mutations, places
+from tests.edge.inputs import (
+    SCHEMA,
+    Place,
+    document,
+    entity,
+    filled,
+    is_chosen,
+    mutations,
+    places,
+)
 from tests.edge.test_bad_requests import CPU_SECONDS, LEAKS
 from tests.edge.whole import Someone, sign_up
 
@@ -163,11 +172,6 @@ async def test_an_extreme_value_is_no_fault(anna: Someone, mine: Ids, mutation: 
 
 
 WITH_IDS = [name for name in mutations() if any(places(name, "ID"))]
-
-
-def is_chosen(mutation: str, place: Place) -> bool:
-    """Whether the id is that of what is made."""
-    return place[-1] == "newId" or (place[-1] == "id" and mutation.startswith(("create", "append")))
 
 
 @pytest.mark.parametrize("mutation", WITH_IDS)
