@@ -13,15 +13,14 @@ from uuid import UUID
 import orjson
 import strawberry
 
-from db.models import metadata
 from db.repositories import journal
 from db.repositories.journal import START, Position
 from db.session import DatabaseUnavailable
-from schema import ids
+from schema import accounts, conversations, ids, knowledge, work
 from schema.context import Context, Info
 from schema.errors import ErrorCode, RequestError, bad_input
 from schema.loaders import rows_select
-from schema.mirror import by_key
+from schema.mirror import MIRRORS, by_key
 from schema.node import Node
 from schema.pages import DEFAULT_PAGE, MAX_PAGE, PageInfo
 from schema.rows import Keys, Level, Row
@@ -36,14 +35,18 @@ MAX_CURSOR_CHARS = 200
 _SIGNATURE = "changes"
 
 
+DECLARING = (accounts, conversations, knowledge, work)
+"""The modules that declare the types whose changes are recorded: they must have been read."""
+
+
 def _entity_types() -> type[StrEnum]:
-    """The types whose changes are recorded, described as their tables are."""
-    audited = [table for table in metadata.sorted_tables if table.info["audited"]]
-    names = sorted(str(table.info["entity"]) for table in audited)
-    enum = StrEnum("EntityType", {name.upper(): name for name in names})  # type: ignore[misc]  # made of the tables
+    """The types that are served and whose changes are recorded."""
+    audited = {mirror.key: mirror.name for mirror in MIRRORS.values() if mirror.audited}
+    members = {name.upper(): name for name in sorted(audited)}
+    enum = StrEnum("EntityType", members)  # type: ignore[misc]  # made of the types
     strawberry.enum(enum, description="A type of what changes.")
     for value in enum.__strawberry_definition__.values:  # type: ignore[attr-defined]  # set by the line above
-        value.description = f"Rows of type {''.join(map(str.title, value.value.split('_')))}."
+        value.description = f"Rows of type {audited[value.value]}."
     return enum
 
 

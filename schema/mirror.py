@@ -81,6 +81,11 @@ class Mirror:
     def table(self) -> Table:
         return self.model.__table__
 
+    @property
+    def audited(self) -> bool:
+        """Whether changes of its rows are recorded, and told by the change feed."""
+        return bool(self.table.info["audited"])
+
     @cached_property
     def json_columns(self) -> frozenset[str]:
         """The columns that are shown as JSON."""

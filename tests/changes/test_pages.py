@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import orjson
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.repositories.journal import START
 from schema import ids
@@ -198,3 +200,23 @@ async def test_the_ids_of_changes_are_global(person: Person) -> None:
     assert (await person.ask("query($id: ID!) { node(id: $id) { id } }", id=project)) == {
         "node": {"id": change["entityId"]}
     }
+
+
+async def test_events_of_what_is_not_served_are_passed_over(
+    person: Person, admin_engine: AsyncEngine
+) -> None:
+    event = sa.text(
+        "INSERT INTO audit_events"
+        " (owner_id, actor_kind, actor_id, action, entity_type, entity_id, request_id)"
+        " VALUES (:owner, 'user', :owner, 'create', 'something_of_ours', :owner, 'test')"
+    )
+    async with admin_engine.connect() as connection:
+        await connection.execute(event, {"owner": person.owner_id})
+    await settled(person)
+    found = await page(person)
+    assert found["nodes"] == []
+    assert found["pageInfo"]["endCursor"] == found["latestCursor"] != encode_cursor(START)
+    project = await new_project(person)
+    await settled(person)
+    found = await page(person, after=found["latestCursor"])
+    assert [change["entityId"] for change in found["nodes"]] == [project]

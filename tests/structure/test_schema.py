@@ -20,6 +20,7 @@ from db.models import metadata
 from db.models.accounts import LoginSession
 from db.models.work import Task
 from schema import build_schema
+from schema.changes import EntityType
 from schema.mirror import MIRRORS, Mirror, forgotten_columns
 from schema.problems import ProblemCode
 
@@ -97,6 +98,12 @@ def test_a_problem_code_is_met_in_a_test(code: ProblemCode) -> None:
 
 def test_a_table_is_served_or_known_not_to_be() -> None:
     assert set(metadata.tables) - {mirror.table.name for mirror in MIRRORS.values()} == NOT_SERVED
+
+
+def test_a_type_whose_changes_are_recorded_is_in_the_change_feed() -> None:
+    """A module that declares one is named in `schema.changes.DECLARING`."""
+    recorded = {mirror.key for mirror in MIRRORS.values() if mirror.audited}
+    assert {one.value for one in EntityType} == recorded
 
 
 def mutations() -> dict[str, GraphQLField]:
