@@ -1,4 +1,8 @@
-"""Reads the SQL that the application sends while tests run: each table in it names its owner."""
+"""Reads the SQL that the application sends while tests run: each statement is of one owner.
+
+Every table in it names its owner, as one and the same parameter; what it stores belongs to that
+parameter too, or to rows of the statement itself. Distributed by owner, each would be of one shard.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,12 @@ OWNED = [name for name, table in metadata.tables.items() if not table.info["shar
 TABLES = "|".join(sorted(OWNED, key=len, reverse=True))
 # A table whose rows are read or changed, and the name it goes by.
 SOURCE = re.compile(rf"(?:\b(?:FROM|JOIN|UPDATE)|,)\s+({TABLES})(?:\s+AS\s+(\w+))?(?![\w.(])")
-INSERT = re.compile(rf"\bINSERT INTO ({TABLES}) \(([^)]*)\)")
+INSERT = re.compile(rf"\bINSERT INTO ({TABLES}) \(([^)]*)\)\s+(?:SELECT|VALUES \()\s*")
+PARAMETER = re.compile(r"(\$\d+)(?:::\w+)?")
+PART = re.compile(
+    r"(?:\bWITH(?: RECURSIVE)?|,)\s+(\w+)(?:\([^)]*\))? AS\s+(?:NOT )?(?:MATERIALIZED )?\("
+)
+"""A part of a statement that others of its parts read."""
 
 WITH_SESSIONS = (schema.context, server.demo, server.identity, server.startup)
 """The modules that make sessions."""
@@ -57,16 +66,52 @@ class ReadSession(Session):
 
 
 def unowned(sql: str) -> list[str]:
-    """The tables in a statement whose owner it does not name."""
-    read = [table for table, alias in SOURCE.findall(sql) if not named(table, alias or table, sql)]
-    stored = INSERT.findall(sql)
-    return read + [table for table, names in stored if owner(table) not in names.split(", ")]
+    """The tables in a statement whose owner it does not name, or names as another one."""
+    found = [(table, compared(table, alias or table, sql)) for table, alias in SOURCE.findall(sql)]
+    stored = [(table, given(table, names, sql[end:], sql)) for table, names, end in insertions(sql)]
+    owners = {one for _, one in [*found, *stored] if one and one.startswith("$")}
+    if len(owners) > 1:
+        return sorted({table for table, _ in [*found, *stored]})
+    return [table for table, one in [*found, *stored] if one is None]
 
 
-def named(table: str, alias: str, sql: str) -> bool:
-    """Whether the owner of a table's rows is compared with something."""
+def compared(table: str, alias: str, sql: str) -> str | None:
+    """The parameter that the owner of a table's rows is compared with."""
     column = re.escape(f"{alias}.{owner(table)}")
-    return re.search(rf"\b{column} = |= {column}\b", sql) is not None
+    match = re.search(rf"\b{column} = (\$\d+)|(\$\d+)(?:::\w+)? = {column}\b", sql)
+    return match and (match[1] or match[2])
+
+
+def insertions(sql: str) -> Iterator[tuple[str, str, int]]:
+    """The tables that rows are stored in, with the columns, and where the values begin."""
+    for match in INSERT.finditer(sql):
+        yield match[1], match[2], match.end()
+
+
+def given(table: str, names: str, values: str, sql: str) -> str | None:
+    """The owner of rows that are stored: a parameter, or a column of a part of the statement."""
+    columns = names.split(", ")
+    if owner(table) not in columns:
+        return None
+    value = _split(values)[columns.index(owner(table))].partition(" AS ")[0].strip()
+    if match := PARAMETER.fullmatch(value):
+        return match[1]
+    part = value.partition(".")[0]
+    return value if part in PART.findall(sql) else None
+
+
+def _split(values: str) -> list[str]:
+    """What stands between the commas of a list, up to its end."""
+    parts, depth = [""], 0
+    for letter in values:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def owner(table: str) -> str:

@@ -34,6 +34,31 @@ ROOT = Path(__file__).parents[2]
         ("DELETE FROM chunks WHERE chunks.id = $1", ["chunks"]),
         ("INSERT INTO projects (id, name) VALUES ($1, $2)", ["projects"]),
         ("INSERT INTO projects (owner_id, id) VALUES ($1, $2)", []),
+        ("INSERT INTO projects (id, owner_id) VALUES (f($1, 2), $2::UUID)", []),
+        ("INSERT INTO projects (owner_id, id) SELECT $1::UUID AS owner_id, 2 FROM x", []),
+        (
+            "INSERT INTO projects (owner_id, id) SELECT t.owner_id, 2 FROM unnest($1) t",
+            ["projects"],
+        ),
+        ("INSERT INTO projects (owner_id, id) VALUES ('0b…', $2)", ["projects"]),
+        (
+            "WITH done AS (UPDATE tasks SET number = 1 WHERE tasks.owner_id = $1 RETURNING *)"
+            " INSERT INTO projects (owner_id, id) SELECT done.owner_id AS o, done.id FROM done",
+            [],
+        ),
+        (
+            "SELECT t.id FROM tasks AS t, workers AS w WHERE t.owner_id = w.owner_id",
+            ["tasks", "workers"],
+        ),
+        (
+            "SELECT t.id FROM tasks AS t, workers AS w WHERE t.owner_id = $1 AND w.owner_id = $2",
+            ["tasks", "workers"],
+        ),
+        (
+            "WITH done AS (UPDATE tasks SET number = 1 WHERE tasks.owner_id = $1 RETURNING *)"
+            " INSERT INTO projects (owner_id, id) SELECT $2, done.id FROM done",
+            ["projects", "tasks"],
+        ),
         ("SELECT n.id, messages.depth FROM unnest($1) AS n(id)", []),
     ],
 )
