@@ -9,8 +9,8 @@ what every agent needs:
   runs out and another agent gets the task.
 - Each write names the epoch of its claim. When the claim was lost meanwhile, the server refuses
   the write, and the agent drops the work.
-- Each write has an idempotency key. When its answer is lost, it is sent again under the same key,
-  and is done once.
+- What must not happen twice has an idempotency key. When its answer is lost, it is sent again
+  under the same key, and is done once. (A heartbeat needs none: twice is as good as once.)
 - On Ctrl-C (or SIGTERM) the agent gives back what it has not finished. A second one ends it at
   once.
 
@@ -111,9 +111,12 @@ class Api:
         data: dict[str, Any] = answer["data"]
         return data
 
+    async def once(self, document: str, **input: Any) -> dict[str, Any]:
+        """`write`, done once however often it is sent."""
+        return await self.write(document, **input, idempotencyKey=str(uuid4()))
+
     async def write(self, document: str, **input: Any) -> dict[str, Any]:
-        """The payload of a mutation. However often it is sent, it is done once. Raises Refused."""
-        input["idempotencyKey"] = str(uuid4())
+        """The payload of a mutation. Raises Refused."""
         answer: dict[str, Any] = (await self.ask(document, input=input))["answer"]
         if answer["problems"]:
             raise Refused(answer["problems"][0])
@@ -165,7 +168,7 @@ class Agent:
         wanted: dict[str, Any] = {"workerId": self._worker, "leaseSeconds": self._options.lease}
         if self._options.project:
             wanted["projectId"] = self._options.project
-        tasks: list[dict[str, Any]] = (await self._api.write(CLAIM, limit=limit, **wanted))["tasks"]
+        tasks: list[dict[str, Any]] = (await self._api.once(CLAIM, limit=limit, **wanted))["tasks"]
         return tasks
 
     async def _attempt(self, task: dict[str, Any], stopping: asyncio.Task[bool]) -> None:
@@ -181,15 +184,15 @@ class Agent:
             if not work.done():
                 work.cancel()
                 if stopping.done():
-                    await self._api.write(RELEASE, **claim)
+                    await self._api.once(RELEASE, **claim)
                     say(f"released {name}")
                 else:
                     say(f"lost {name}")
             elif (error := work.exception()) is None:
-                await self._api.write(COMPLETE, **claim, result=work.result())
+                await self._api.once(COMPLETE, **claim, result=work.result())
                 say(f"completed {name}")
             else:
-                await self._api.write(FAIL, **claim, reason=str(error))
+                await self._api.once(FAIL, **claim, reason=str(error))
                 say(f"failed {name}: {error}")
         except Refused as refused:
             say(f"lost {name}: {refused}")
@@ -217,7 +220,7 @@ async def worker_named(api: Api, name: str, capabilities: list[str]) -> str:
     found = (await api.ask(FIND_WORKER, name=name))["workers"]["nodes"]
     if found:
         return str(found[0]["id"])
-    made = await api.write(CREATE_WORKER, name=name, capabilities=capabilities)
+    made = await api.once(CREATE_WORKER, name=name, capabilities=capabilities)
     return str(made["worker"]["id"])
 
 
