@@ -48,6 +48,7 @@ _TYPES: dict[type, Callable[[], sa.types.TypeEngine[Any]]] = {
     UUID: sa.Uuid,
     bool: sa.Boolean,
     int: sa.Integer,
+    float: sa.Double,
     datetime: lambda: sa.DateTime(timezone=True),
     bytes: sa.LargeBinary,
     # None is SQL's null in both; JSON's own null at the top is never stored.

@@ -54,6 +54,17 @@ _SEARCH = (Policy("search", "SELECT", True, OWNER, "true", None),)
 OTHERS: dict[str, tuple[Policy, ...]] = {
     # For `engram_find_login`, which runs as the owner of the table, whom FORCE binds as well.
     "users": (Policy("find_login", "SELECT", True, OWNER, "true", None),),
+    # For `engram_abandoned_generations`, likewise; it tells keys and nothing else.
+    "generations": (
+        Policy(
+            "find_abandoned",
+            "SELECT",
+            True,
+            OWNER,
+            "(status = ANY (ARRAY['pending'::text, 'streaming'::text]))",
+            None,
+        ),
+    ),
     # For the functions of searches, which compare the owner themselves: under a policy that is
     # not simply true, no index for `@@` could be used.
     "documents": _SEARCH,

@@ -8,6 +8,7 @@ Refused
 ├── KeyReused        an idempotency key that came with another request before
 ├── Denied           the caller may not do this
 ├── Unauthenticated  nobody is logged in, or the credentials are wrong
+├── Unavailable      what it needs beyond the database is not there
 └── Limited          not now: the row is busy
 """
 
@@ -100,6 +101,10 @@ class Limited(Refused):
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class Unavailable(Refused):
+    """Something beyond the database is needed and is not there, such as a provider of models."""
 
 
 class Overtaken(Exception):

@@ -12,6 +12,8 @@ from schema.accounts_writes import AccountsMutation
 from schema.assembly import finish
 from schema.changes import ChangesQuery, ChangesSubscription
 from schema.conversations import ConversationsQuery, ConversationsSubscription
+from schema.conversations_generations import GenerationsQuery, GenerationsSubscription
+from schema.conversations_generations_writes import GenerationsMutation
 from schema.conversations_writes import ConversationsMutation
 from schema.journal import JournalQuery
 from schema.knowledge import KnowledgeQuery
@@ -29,6 +31,7 @@ _QUERIES: tuple[type, ...] = (
     NodeQuery,
     AccountsQuery,
     ConversationsQuery,
+    GenerationsQuery,
     KnowledgeQuery,
     WorkQuery,
     JournalQuery,
@@ -38,6 +41,7 @@ _MUTATIONS: tuple[type, ...] = (
     AccountsMutation,
     AccessMutation,
     ConversationsMutation,
+    GenerationsMutation,
     KnowledgeMutation,
     WorkMutation,
     TaskMutation,
@@ -45,6 +49,7 @@ _MUTATIONS: tuple[type, ...] = (
 )
 _SUBSCRIPTIONS: tuple[type, ...] = (
     ConversationsSubscription,
+    GenerationsSubscription,
     WorkSubscription,
     ChangesSubscription,
 )

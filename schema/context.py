@@ -4,7 +4,7 @@ A context lives for one operation, also on a socket that carries many: sessions 
 outlive an operation would leak rows from one snapshot, or from one person, into the next.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
@@ -27,6 +27,7 @@ from schema.rows import Row
 
 if TYPE_CHECKING:
     from db.notifications import Subscription, Watch
+    from db.repositories.conversations_generations import Lease
     from schema.plans import Plans
 
 ALL_SCOPES: frozenset[str] = frozenset({"read", "write", "account"})
@@ -92,6 +93,33 @@ class Changes(Protocol):
         ...
 
 
+class Replies(Protocol):
+    """What asks models for replies."""
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a provider to ask."""
+        ...
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that may be asked for, the default first; one or none allows any."""
+        ...
+
+    @property
+    def lease(self) -> "Lease":
+        """What a generation is stored with that this process is to run."""
+        ...
+
+    def start(self, generation: Any) -> None:
+        """Run a generation that was stored with the lease; its row, committed."""
+        ...
+
+    def stop(self, id: UUID) -> None:
+        """A generation has been ended: run it no further."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """What all operations of a process share."""
@@ -99,6 +127,7 @@ class Services:
     engine: AsyncEngine
     passwords: Passwords
     changes: Changes | None = None
+    replies: Replies | None = None
     options: SessionOptions = field(default_factory=SessionOptions)
     login_days: int = 90
     """How many days a login session lasts."""
@@ -129,6 +158,8 @@ class Context:
         )
         self._loaders = Loaders(self._session, self.require)
         self._names: frozenset[str] | None = None
+        self.after_commit: list[Callable[[], None]] = []
+        """What the mutation field that is running wants to be begun once it is committed."""
         self.plans: Plans | None = None
         """The plans of the operation; None leaves everything to graphql-core."""
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import strawberry
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, FromClause, Uuid, and_, bindparam
 from strawberry import auto
 
 from db import scope
-from db.models import conversations
+from db.models import conversations, conversations_generations
 from db.repositories.conversations import (
     ADDED_AT_ONCE,
     added_since,
@@ -26,6 +26,9 @@ from schema.node import Node
 from schema.pages import Connection
 from schema.relation_fields import RowArgument, decoded
 from schema.relations import first, many, one, related, root, root_row
+
+if TYPE_CHECKING:
+    from schema.conversations_generations import Citation, Generation
 
 MESSAGES = conversations.Message.__table__
 
@@ -137,6 +140,17 @@ class Message(Node):
         description="The messages that follow the same one, this one among them: its variants.",
     )
     parts: Connection["MessagePart"] = many(conversations.MessagePart.message_id)
+    generation: "Generation" = first(
+        conversations_generations.Generation,
+        key="id",
+        match=lambda generation, message_id: generation.c.assistant_message_id == message_id,
+        default_order=("created_at",),
+        description="The run of a model that writes it, or wrote it; null when none did.",
+    )
+    citations: Connection["Citation"] = many(
+        conversations_generations.Citation.message_id,
+        description="The passages that were put before the model that wrote it.",
+    )
 
 
 @mirror(conversations.MessagePart, default_order=("position",))

@@ -168,7 +168,7 @@ def _message(added: repository.Added) -> MessagePayload:
     )
 
 
-def _parts(given: list[MessagePartInput]) -> list[dict[str, Any]]:
+def parts_of(given: list[MessagePartInput]) -> list[dict[str, Any]]:
     return checked_items(given, "parts", longest=MAX_PARTS)
 
 
@@ -245,7 +245,7 @@ class ConversationsMutation:
             lambda: checked(input),
             parent,
             lambda: new_id("message", input.id),
-            lambda: _parts(input.parts),
+            lambda: parts_of(input.parts),
         )
         conversation_id = values.pop("conversation_id")
         return _message(
@@ -264,7 +264,7 @@ class ConversationsMutation:
         def parts() -> list[dict[str, Any]] | None:
             if input.parts is None:
                 raise invalid("parts", "not_null", "This field must not be null.")
-            return None if input.parts is UNSET else _parts(input.parts)
+            return None if input.parts is UNSET else parts_of(input.parts)
 
         original_id, id, values, new_parts = all_of(
             lambda: reference("message", input.id),

@@ -162,17 +162,21 @@ async def _once(
     do: Callable[[], Awaitable[P]],
 ) -> P:
     key = idempotency_key(input)
+    context.after_commit.clear()
     async with context.session.transaction():
-        if key is None:
-            return await do()
-        stored = await idempotency.claim(context.session, operation, key, fingerprint(input))
+        stored = None
+        if key is not None:
+            stored = await idempotency.claim(context.session, operation, key, fingerprint(input))
         if stored is not None:
             answer = restore(payload_type, stored)
             await answer.replayed(context)
             return answer
         answer = await do()
-        await idempotency.keep(context.session, operation, key, store(answer))
-        return answer
+        if key is not None:
+            await idempotency.keep(context.session, operation, key, store(answer))
+    for follow in context.after_commit:
+        follow()
+    return answer
 
 
 def idempotency_key(input: Any) -> str | None:

@@ -28,6 +28,9 @@ class ProblemCode(Enum):
     )
     FORBIDDEN = strawberry.enum_value("forbidden", description="The caller may not do this.")
     RATE_LIMITED = strawberry.enum_value("rate_limited", description="Not now: try again later.")
+    PROVIDER_UNAVAILABLE = strawberry.enum_value(
+        "provider_unavailable", description="The provider of models is not there, or failed."
+    )
 
 
 @strawberry.interface(description="Why a mutation did nothing, or not all.")
@@ -84,6 +87,24 @@ class RateLimited(Problem):
     retry_after_seconds: int = strawberry.field(description="When to try again.")
 
 
+@strawberry.type(
+    description="No provider of models is configured, or the one that is did not do its part."
+)
+class ProviderUnavailable(Problem):
+    """A provider that is missing or failed."""
+
+    reason: str = strawberry.field(
+        description=(
+            "What it was, in a word: `not_configured`, `unreachable`, `timeout`, `unauthorized`,"
+            " `rate_limited`, `not_found`, `rejected`, `provider_error`, `disconnected`,"
+            " `malformed`, `too_long`, `interrupted`, `internal`."
+        )
+    )
+    retry_after_seconds: int | None = strawberry.field(
+        default=None, description="When the provider may be asked again, if it said so."
+    )
+
+
 PROBLEM_TYPES = (
     ValidationProblem,
     NotFound,
@@ -92,6 +113,7 @@ PROBLEM_TYPES = (
     Unauthenticated,
     Forbidden,
     RateLimited,
+    ProviderUnavailable,
 )
 
 
@@ -141,6 +163,12 @@ def problems(refused: refusals.Refused) -> list[Problem]:
                     code=ProblemCode.RATE_LIMITED,
                     message=message,
                     retry_after_seconds=refused.retry_after_seconds,
+                )
+            ]
+        case refusals.Unavailable():
+            return [
+                ProviderUnavailable(
+                    code=ProblemCode.PROVIDER_UNAVAILABLE, message=message, reason="not_configured"
                 )
             ]
     raise TypeError(f"No problem stands for {type(refused).__name__}.")

@@ -31,6 +31,7 @@ from server.identity import Identity
 from server.manifest import trust_manifest
 from server.operations import Caller, MakeContext, Operations
 from server.passwords import Argon2Passwords
+from server.replies import Replies
 from server.settings import Settings
 from server.startup import application_engine
 from server.tracing import HEADER, Tracing
@@ -64,10 +65,12 @@ def create_app(
     listening = listening_engine(settings)
     listener = Listener(listening, reading=engine, poll_seconds=settings.database_poll_seconds)
     passwords = Argon2Passwords(concurrency=settings.password_concurrency)
+    replies = Replies(engine, options, settings.replies, listener)
     services = Services(
         engine=engine,
         passwords=passwords,
         changes=listener,
+        replies=replies,
         options=options,
         login_days=settings.session_lifetime_days,
     )
@@ -116,9 +119,11 @@ def create_app(
         try:
             await verify_row_security(engine, options)
             await listener.start()
+            replies.open()
             yield
         finally:
-            await operations.drain(settings.shutdown_grace_seconds)
+            grace = settings.shutdown_grace_seconds
+            await asyncio.gather(operations.drain(grace), replies.close(grace))
             await identity.close()
             await listener.stop()
             passwords.close()

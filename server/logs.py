@@ -77,7 +77,8 @@ def configure(*, json: bool, level: str = "info") -> None:
         logger.propagate = True
     # one line per operation is ours; one per HTTP request would say the same again
     logging.getLogger("uvicorn.access").disabled = True
-    for name in ("alembic", "sqlalchemy", "asyncio"):
+    # and the provider's address and what it is sent are nobody's to read
+    for name in ("alembic", "sqlalchemy", "asyncio", "openai", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

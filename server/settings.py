@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from db.session import SessionOptions
 from server.guard import Limits
+from server.replies.service import ReplyOptions
 
 Environment = Literal["development", "production"]
 
@@ -99,6 +100,30 @@ class Settings(BaseSettings):
         False, description="Whether all other documents are refused."
     )
 
+    llm_base_url: str | None = Field(
+        None,
+        description="Where an OpenAI-compatible API of models is. OpenAI's, if only a key is set.",
+    )
+    llm_api_key: SecretStr | None = Field(None, description="The key of that API.")
+    llm_model: str | None = Field(
+        None, description="The model that answers unless another is named."
+    )
+    llm_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Other models that may be named, commas between; all, if there are none."
+    )
+    llm_context_tokens: int = Field(
+        32_000, ge=100, description="About how much of a conversation a model is sent."
+    )
+    llm_silence_seconds: float = Field(
+        60.0, gt=0, description="How long a model may say nothing before it is given up."
+    )
+    llm_longest_seconds: float = Field(900.0, gt=0, description="How long one reply may take.")
+    llm_lease_seconds: float = Field(
+        20.0,
+        gt=0,
+        description="After how much silence a process is taken for dead with its replies.",
+    )
+
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Origins of browsers that may ask, besides the own one; commas between.",
@@ -124,6 +149,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] | None = Field(
         None, description="`json` or `console`. By default console in development."
     )
+
+    @field_validator("llm_models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(model.strip() for model in value.split(",") if model.strip())
+        return value
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -172,6 +204,21 @@ class Settings(BaseSettings):
             statement_timeout_ms=self.statement_timeout_ms,
             lock_timeout_ms=self.lock_timeout_ms,
             idle_timeout_ms=self.idle_timeout_ms,
+        )
+
+    @property
+    def replies(self) -> ReplyOptions:
+        """The provider of models, and the bounds of a reply."""
+        key = self.llm_api_key
+        return ReplyOptions(
+            base_url=self.llm_base_url,
+            api_key=None if key is None else key.get_secret_value(),
+            models=tuple(dict.fromkeys(filter(None, (self.llm_model, *self.llm_models)))),
+            context_tokens=self.llm_context_tokens,
+            silence_seconds=self.llm_silence_seconds,
+            longest_seconds=self.llm_longest_seconds,
+            lease_seconds=self.llm_lease_seconds,
+            connections=max(1, self.database_pool_size // 2),
         )
 
     @property

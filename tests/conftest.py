@@ -28,6 +28,8 @@ from db.notifications import Listener
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.context import Services
 from server.passwords import Argon2Passwords
+from server.replies import Replies
+from server.replies.service import ReplyOptions
 from tests.owned_statements import statements_read
 from tests.people import Person
 from tests.properties import pytest_terminal_summary as pytest_terminal_summary
@@ -216,8 +218,10 @@ def passwords() -> Iterator[Argon2Passwords]:
 
 @pytest.fixture(scope="session")
 def services(engine: AsyncEngine, passwords: Argon2Passwords) -> Services:
-    """What the operations of a process share."""
-    return Services(engine=engine, passwords=passwords)
+    """What the operations of a process share; what it asks of a model is stored, and not run."""
+    options = ReplyOptions(base_url="http://127.0.0.1:9/v1", models=("nobody",))
+    replies = Replies(engine, SessionOptions(), options, Listener(engine))
+    return Services(engine=engine, passwords=passwords, replies=replies)
 
 
 @pytest.fixture

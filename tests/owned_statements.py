@@ -16,6 +16,7 @@ import pytest
 import schema.context
 import server.demo
 import server.identity
+import server.replies.store
 import server.startup
 from db import scope
 from db.models import metadata
@@ -32,7 +33,7 @@ PART = re.compile(
 )
 """A part of a statement that others of its parts read."""
 
-WITH_SESSIONS = (schema.context, server.demo, server.identity, server.startup)
+WITH_SESSIONS = (schema.context, server.demo, server.identity, server.replies.store, server.startup)
 """The modules that make sessions."""
 
 ALLOWED = {"SELECT EXISTS (SELECT FROM users)"}

@@ -92,21 +92,40 @@ async def append_message(
     It becomes the active leaf. Raises Missing, and Invalid when the parent is not a message of the
     conversation, when it is null although there are messages, or when the id is taken.
     """
+    place = await find_place(session, conversation_id, values)
+    message = await store_message(session, {**values, **place.values}, parts, place.moment, id=id)
+    return Added(message, await make_leaf(session, message, place.moment))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a new message goes in a conversation that is locked, and when."""
+
+    values: Values
+    moment: datetime
+    parent: Record | None
+
+
+async def find_place(session: Session, conversation_id: UUID, values: Values) -> Place:
+    """Lock a conversation, and find where `append_message` puts the next message.
+
+    Raises Missing, and Invalid for a bad `parent_id`.
+    """
     path = ("conversation_id",)
     conversation = await lock_one(session, CONVERSATIONS, conversation_id, path=path)
     parent_id = values.get("parent_id", conversation.active_leaf_id)
     if parent_id is None and conversation.active_leaf_id is not None:
         raise invalid("parent_id", "first", "Only the first message of a conversation has none.")
-    moment, parent = await _now(session, conversation_id, parent_id)
+    columns = (MESSAGES.c.id, MESSAGES.c.depth, MESSAGES.c.status)
+    moment, parent = await message_now(session, conversation_id, parent_id, columns)
     if parent is None and parent_id is not None:
         raise _stranger("parent_id")
     placed = {
-        **values,
         "conversation_id": conversation_id,
         "parent_id": parent_id,
         "depth": parent.depth + 1 if parent else 0,
     }
-    return await _add(session, placed, parts, moment, id, "id")
+    return Place(placed, moment, parent)
 
 
 async def edit_message(
@@ -129,7 +148,7 @@ async def edit_message(
         await lock_one(session, CONVERSATIONS, conversation_id)
     except Missing:
         raise Missing("message") from None
-    moment, original = await _now(session, conversation_id, original_id, shown(MESSAGES))
+    moment, original = await message_now(session, conversation_id, original_id, shown(MESSAGES))
     if original is None:
         raise Missing("message")
     if expected_version is not None and original.version != expected_version:
@@ -137,7 +156,10 @@ async def edit_message(
     if parts is None:
         parts = await _parts_of(session, original_id)
     kept = {name: original._mapping[name] for name in KEPT_BY_EDITS}
-    return await _add(session, {**kept, **values}, parts, moment, id, "new_id")
+    message = await store_message(
+        session, {**kept, **values}, parts, moment, id=id, id_field="new_id"
+    )
+    return Added(message, await make_leaf(session, message, moment))
 
 
 async def set_active_leaf(
@@ -154,7 +176,7 @@ async def set_active_leaf(
         expected_version=expected_version,
         path=("conversation_id",),
     )
-    _, message = await _now(session, conversation_id, message_id)
+    _, message = await message_now(session, conversation_id, message_id)
     if message is None:
         raise _stranger("message_id")
     return await update_one(session, CONVERSATIONS, conversation_id, {"active_leaf_id": message_id})
@@ -204,7 +226,7 @@ def _stranger(field: str) -> Exception:
     return invalid(field, "reference", "There is no such message in this conversation.")
 
 
-async def _now(
+async def message_now(
     session: Session,
     conversation_id: UUID,
     message_id: UUID | None,
@@ -237,22 +259,38 @@ async def _parts_of(session: Session, message_id: UUID) -> list[Values]:
     return [row._asdict() for row in rows]
 
 
-async def _add(
+async def store_message(
     session: Session,
     values: Values,
     parts: Sequence[Values],
     moment: datetime,
-    id: UUID | None,
-    id_field: str,
-) -> Added:
-    """Store a message in a locked conversation and make it the active leaf."""
+    *,
+    id: UUID | None = None,
+    id_field: str = "id",
+) -> Record:
+    """Store a message with its parts in a locked conversation.
+
+    Raises Invalid when the id is taken.
+    """
     times = {"created_at": moment, "updated_at": moment}
     message = await insert_one(session, MESSAGES, {**values, **times}, id=id, id_field=id_field)
-    placed = [
-        {**part, "message_id": message.id, "position": position}
-        for position, part in enumerate(parts)
-    ]
-    await insert(session, PARTS, placed)
+    await store_parts(session, message.id, parts)
+    return message
+
+
+async def store_parts(session: Session, message_id: UUID, parts: Sequence[Values]) -> None:
+    """Store the parts of a message that has none."""
+    await insert(
+        session,
+        PARTS,
+        [
+            {**part, "message_id": message_id, "position": position}
+            for position, part in enumerate(parts)
+        ],
+    )
+
+
+async def make_leaf(session: Session, message: Record, moment: datetime) -> Record:
+    """Make the newest message of a locked conversation its active leaf; the conversation."""
     leaf = {"active_leaf_id": message.id, "last_message_at": moment}
-    conversation = await update_one(session, CONVERSATIONS, message.conversation_id, leaf)
-    return Added(message, conversation)
+    return await update_one(session, CONVERSATIONS, message.conversation_id, leaf)

@@ -17,6 +17,7 @@ from db.json_bounds import check_json, printed_size
 from db.models import (
     accounts,
     conversations,
+    conversations_generations,
     journal,
     knowledge,
     knowledge_search,
@@ -26,7 +27,15 @@ from db.models import (
 
 MODELS: list[type[Base]] = [
     found
-    for module in (accounts, conversations, journal, knowledge, knowledge_search, work)
+    for module in (
+        accounts,
+        conversations,
+        conversations_generations,
+        journal,
+        knowledge,
+        knowledge_search,
+        work,
+    )
     for found in vars(module).values()
     if isinstance(found, type) and issubclass(found, Base) and "__tablename__" in vars(found)
 ]
@@ -77,11 +86,11 @@ def test_the_kinds_of_rows_are_those_of_the_design() -> None:
     def named(kind: type[Base]) -> set[str]:
         return {model.__name__ for model in MODELS if issubclass(model, kind)}
 
-    versioned = {"Conversation", "Message", "Document", "Project", "Worker", "Task"}
+    versioned = {"Conversation", "Message", "Document", "Project", "Worker", "Task", "Generation"}
     assert named(Versioned) == versioned | {"User"}
-    assert named(Restorable) == versioned | {"MessagePart", "Chunk"}
+    assert named(Restorable) == versioned | {"MessagePart", "Chunk", "Citation"}
     # Of these the key is that of the rows they are about; nobody owns a model.
-    keyed = {"Embedding", "MessageEmbedding", "EmbeddingModel"}
+    keyed = {"Embedding", "MessageEmbedding", "EmbeddingModel", "GenerationDelta"}
     assert named(Owned) == {model.__name__ for model in MODELS} - keyed - {"User"}
 
 

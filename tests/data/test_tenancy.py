@@ -19,6 +19,14 @@ SHARED = {"embedding_models"}
 SEARCH = ("search", "SELECT", "true", None)
 OTHERS: dict[str, list[tuple[object, ...]]] = {
     "users": [("find_login", "SELECT", "true", None)],
+    "generations": [
+        (
+            "find_abandoned",
+            "SELECT",
+            "(status = ANY (ARRAY['pending'::text, 'streaming'::text]))",
+            None,
+        )
+    ],
     "documents": [SEARCH],
     "chunks": [SEARCH],
     "messages": [SEARCH],

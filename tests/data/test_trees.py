@@ -45,6 +45,8 @@ def test_trees_follow_the_foreign_keys() -> None:
     assert [one.name for one in members(CONVERSATIONS)] == [
         "conversations",
         "messages",
+        "generations",
+        "citations",
         "message_parts",
     ]
     assert [one.name for one in members(WORKERS)] == ["workers"]

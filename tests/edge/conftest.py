@@ -186,8 +186,12 @@ def name() -> str:
 
 @pytest_asyncio.fixture(scope="session")
 async def whole(make_settings: MakeSettings) -> AsyncIterator[Served]:
-    """Everything as it is in production, but for the schema that may be asked for."""
-    async with serving(create_app(make_settings())) as served:
+    """Everything as in production, but for the schema that may be asked for.
+
+    The provider of models is configured, and nobody is there.
+    """
+    settings = make_settings(llm_base_url="http://127.0.0.1:9/v1", llm_model="nobody")
+    async with serving(create_app(settings)) as served:
         yield served
 
 

@@ -32,6 +32,7 @@ _NAMED = {
     "leafId": "message",
     "messageId": "message",
     "projectId": "project",
+    "replyId": "message",
     "taskId": "task",
     "workerId": "worker",
 }
@@ -84,7 +85,8 @@ def _places(given: GraphQLInputObjectType, types: tuple[str, ...]) -> Iterator[P
 
 def is_chosen(mutation: str, place: Place) -> bool:
     """Whether the id is that of what is made."""
-    return place[-1] == "newId" or (place[-1] == "id" and mutation.startswith(("create", "append")))
+    makes = mutation.startswith(("create", "append", "send"))
+    return place[-1] in ("newId", "replyId") or (place[-1] == "id" and makes)
 
 
 def entity(mutation: str, name: str) -> str:

@@ -60,7 +60,7 @@ def _copied(
     table: sa.Table, column: sa.Column[Any], n: sa.ColumnElement[Any], *, unique: bool
 ) -> sa.ColumnElement[Any]:
     """A column of the n-th copy of a row."""
-    if column.name == "id":
+    if column.name in ("id", "assistant_message_id"):
         return sa.func.uuidv7()
     if column.name in ("active_leaf_id", "deletion_id"):
         return sa.null() if column.name == "active_leaf_id" else column

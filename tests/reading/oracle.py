@@ -32,6 +32,7 @@ OPPOSITES = {"neq": "eq", "notIn": "in"}
 REFERRING = {
     "Message.children": ("messages", "parent_id"),
     "Message.parts": ("message_parts", "message_id"),
+    "Message.citations": ("citations", "message_id"),
     "Document.chunks": ("chunks", "document_id"),
     "Project.tasks": ("tasks", "project_id"),
     "Worker.assignedTasks": ("tasks", "assignee_id"),

@@ -28,6 +28,8 @@ SCHEMA = build_schema()._schema
 TESTS = Path(__file__).parents[1]
 NOT_SERVED = {
     "idempotency_keys",
+    # What `generationStream` is made of.
+    "generation_deltas",
     # As types of their own, beside searches.
     "embedding_choices",
     "embedding_jobs",
