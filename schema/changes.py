@@ -16,7 +16,7 @@ import strawberry
 from db.repositories import journal
 from db.repositories.journal import START, Position
 from db.session import DatabaseUnavailable
-from schema import accounts, conversations, ids, knowledge, work
+from schema import accounts, conversations, conversations_generations, ids, knowledge, work
 from schema.context import Context, Info
 from schema.errors import ErrorCode, RequestError, bad_input
 from schema.loaders import rows_select
@@ -35,7 +35,7 @@ MAX_CURSOR_CHARS = 200
 _SIGNATURE = "changes"
 
 
-DECLARING = (accounts, conversations, knowledge, work)
+DECLARING = (accounts, conversations, conversations_generations, knowledge, work)
 """The modules that declare the types whose changes are recorded: they must have been read."""
 
 
