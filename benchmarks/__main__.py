@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import claims, dataset, draw, growth, report
+from benchmarks import claims, dataset, draw, following, growth, report
 from benchmarks.asking import Disagreement
 from benchmarks.generator import LoadError
 from benchmarks.measure import Bench, Plan, Result
@@ -114,6 +114,18 @@ def claim(
             batches=batch or [100, 10],
             rounds=rounds,
         )
+    )
+
+
+@app.command("changes")
+def follow(
+    subscribers: Annotated[int, typer.Option(min=1)] = 1_000,
+    rate: Annotated[list[int] | None, typer.Option(help="Commits a second.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each rate.")] = 10,
+) -> None:
+    """How soon subscribers of the change feed hear of a commit, and what they cost."""
+    asyncio.run(
+        following.following(subscribers=subscribers, rates=rate or [20, 100, 200], seconds=seconds)
     )
 
 

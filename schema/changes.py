@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from time import monotonic
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,14 +14,15 @@ from uuid import UUID
 import orjson
 import strawberry
 
+from db.prepared import PreparedSelect
 from db.repositories import journal
 from db.repositories.journal import START, Position
 from db.session import DatabaseUnavailable
 from schema import accounts, conversations, conversations_generations, ids, knowledge, work
 from schema.context import Context, Info
 from schema.errors import ErrorCode, RequestError, bad_input
-from schema.loaders import rows_select
-from schema.mirror import MIRRORS, by_key
+from schema.loaders import STATEMENTS, rows_select
+from schema.mirror import MIRRORS, Mirror, by_key
 from schema.node import Node
 from schema.pages import DEFAULT_PAGE, MAX_PAGE, PageInfo
 from schema.rows import Keys, Level, Row
@@ -282,11 +284,16 @@ async def _nodes(context: Context, events: Sequence[journal.Event]) -> dict[UUID
     for entity in {event.entity_type for event in events}:
         mirror = by_key()[entity]
         keys = {event.entity_id for event in events if event.entity_type == entity}
-        select = rows_select(mirror, tuple(mirror.loaded(loaders.names)), False)
-        level = await loaders.level(mirror, select, {"keys": list(keys)})
-        for row in level.rows:
-            nodes[row.values["id"]] = Level(mirror, [row.values]).rows[0]
+        select = _live_rows(mirror, tuple(mirror.loaded(loaders.names)))
+        loaders.permit(mirror)
+        for record in await context.session.fetch(select, {"keys": list(keys)}):
+            nodes[record["id"]] = Level(mirror, [dict(record)]).rows[0]
     return nodes
+
+
+@lru_cache(STATEMENTS)
+def _live_rows(mirror: Mirror, columns: tuple[str, ...]) -> PreparedSelect:
+    return PreparedSelect(rows_select(mirror, columns, False))
 
 
 def permitted(context: Context, asked: Collection[str] | None) -> list[str]:
