@@ -78,6 +78,8 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
     """Whether the application may neither change nor remove its rows."""
     __shared__: ClassVar[bool] = False
     """Whether nobody owns its rows: everybody reads them, the application writes none."""
+    __left_out__: ClassVar[str | None] = None
+    """Why an export of an account does not hold its rows; None where it does."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
@@ -98,6 +100,7 @@ class Base(SQLModel, registry=registry(metadata=sa.MetaData(naming_convention=NA
             "audited": cls.__audited__,
             "append_only": cls.__append_only__,
             "shared": cls.__shared__,
+            "left_out": cls.__left_out__,
         }
         return (*derived, *cls.__indexes__, {"info": facts})
 
@@ -244,6 +247,11 @@ def deletions(table: str) -> sa.Index:
         "deletion_id",
         postgresql_where=sa.text("deleted_at IS NOT NULL"),
     )
+
+
+def is_shareable(column: sa.Column[Any]) -> bool:
+    """Whether its value may leave the database: secrets and search vectors never do."""
+    return bool(column.info.get("audited", True) or column.info.get("bookkeeping"))
 
 
 def column_fields(model: type[Base]) -> dict[str, FieldInfo]:

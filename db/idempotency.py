@@ -18,7 +18,7 @@ from db.refusals import KeyReused
 from db.session import Session
 
 LIFETIME = timedelta(days=1)
-"""How long an answer is kept."""
+"""How long an answer is kept at least, as clients are told."""
 
 _KEYS = IdempotencyKey.__table__
 
@@ -31,14 +31,20 @@ class Answer(NamedTuple):
 
 
 async def claim(
-    session: Session, operation: str, key: str, request_sha256: bytes
+    session: Session,
+    operation: str,
+    key: str,
+    request_sha256: bytes,
+    lifetime: timedelta = LIFETIME,
 ) -> Mapping[str, Any] | None:
     """Claim a key for the write of this transaction: None, or the answer that it already has.
+
+    The answer is kept for `lifetime`.
 
     Raises:
         KeyReused: another request has it.
     """
-    expires_at = datetime.now(UTC) + LIFETIME
+    expires_at = datetime.now(UTC) + lifetime
     expired = delete(_KEYS).where(
         _KEYS.c.owner_id == scope.OWNER,
         _KEYS.c.expires_at < func.now(),

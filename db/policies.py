@@ -74,6 +74,7 @@ OTHERS: dict[str, tuple[Policy, ...]] = {
     "message_embeddings": _SEARCH,
     # For the functions that give the work of all owners away; they tell keys and nothing else.
     "embedding_jobs": (Policy("claim", "ALL", True, OWNER, "true", "true"),),
+    "account_exports": (Policy("find_due", "SELECT", True, OWNER, "true", None),),
 }
 """What tables have beside the policy that all have."""
 SHARED: dict[str, list[Policy]] = {
@@ -84,6 +85,42 @@ SHARED: dict[str, list[Policy]] = {
 }
 """The policies of tables that nobody owns."""
 _quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves dialects untyped
+
+
+FUNCTIONS = frozenset(
+    {
+        "engram_abandoned_generations",
+        "engram_by_index",
+        "engram_claim_embedding_jobs",
+        "engram_due_exports",
+        "engram_find_login",
+        "engram_owners_to_sweep",
+        "engram_register_embedding_model",
+        "engram_sweep_events",
+        "engram_text_chunks",
+        "engram_text_messages",
+        "engram_uncut_documents",
+        "engram_vector_chunks",
+        "engram_vector_messages",
+    }
+)
+"""The functions that run with the rights of the tables' owner. Each sees to the owner by itself."""
+STRANGERS = sa.text(
+    """
+    SELECT DISTINCT p.proname::text
+      FROM pg_proc p
+     WHERE p.pronamespace = 'public'::regnamespace
+       AND p.prosecdef
+       AND has_function_privilege(p.oid, 'EXECUTE')
+       AND p.proname <> ALL (:known)
+       AND NOT EXISTS (
+           SELECT FROM pg_depend d
+            WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+       )
+     ORDER BY 1
+    """
+).bindparams(sa.bindparam("known", sorted(FUNCTIONS), type_=postgresql.ARRAY(sa.Text())))
+"""Functions with such rights that are none of Engram's, and that the session's role may call."""
 
 
 def _owner(table: str) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Executable,
     FromClause,
     Select,
+    Table,
     Uuid,
     and_,
     bindparam,
@@ -50,6 +51,11 @@ def owner_column(table: FromClause) -> ColumnElement[UUID]:
     if getattr(source, "name", None) == "users":
         return table.c["id"]
     raise LookupError(f"Rows of {getattr(source, 'name', 'this selectable')} have no owner.")
+
+
+def is_owned(table: Table) -> bool:
+    """Whether the rows of a table belong to people."""
+    return "owner_id" in table.c or table.name == "users"
 
 
 def predicate(table: FromClause, *, deleted: bool | None = False) -> ColumnElement[bool]:

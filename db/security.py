@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.policies import FOUND, Policy, mending, strays
+from db.policies import FOUND, STRANGERS, Policy, mending, strays
 from db.session import Session, SessionOptions
 
 MIGRATE = "run `python -m server migrate` with the owner's URL in DATABASE_MIGRATION_URL"
@@ -78,6 +78,12 @@ async def verify_row_security(
             for wrong in strays(name, found):
                 mend = "; ".join(mending(name, found))
                 raise RowSecurityError(f"The table {name} {wrong}: as its owner, run {mend}.")
+        for (name,) in await session.execute(STRANGERS):
+            raise RowSecurityError(
+                f"The function {name} goes past row-level security and is none of Engram's: as its "
+                f"owner, run DROP FUNCTION {name}, or REVOKE EXECUTE ON FUNCTION {name} FROM "
+                "PUBLIC, engram_app."
+            )
         try:
             strangers = await session.scalar(text("SELECT EXISTS (SELECT FROM users)"))
         except DBAPIError as error:

@@ -1,4 +1,4 @@
-"""Deleting, restoring and erasing whole trees, as set operations.
+"""Deleting and restoring whole trees, as set operations.
 
 A delete marks a row and all it owns with one deletion id; what was deleted before keeps its own.
 A restore brings back exactly the rows with that id. Ownership is read from the foreign keys: those
@@ -14,10 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import CTE, ColumnElement, ForeignKeyConstraint, Table
 
 from db.changes import Record, update_one
-from db.models.accounts import User
 from db.recording import author_parameters, raised, recorded_update, shown
 from db.refusals import Missing, Stale, invalid
-from db.scope import OWNER, owner_column, predicate, readable
+from db.scope import owner_column, predicate, readable
 from db.session import Operation, Session
 
 MARKS = ("deleted_at", "deletion_id")
@@ -74,18 +73,6 @@ async def restore_tree(
     _announce(session, restored, "restore")
     current = readable(table, *shown(table)).where(table.c.id == ROOT)
     return (await session.execute(current, {"root": identifier}))[0]
-
-
-async def erase_account(session: Session) -> bool:
-    """Delete the session's owner and everything of theirs for good; False when there is none.
-
-    No event is left: the events go too.
-    """
-    # Tasks and the workers they name go in one statement, in no order that the keys could ask for.
-    await session.execute(sa.text("SET CONSTRAINTS ALL DEFERRED"))
-    users = User.__table__
-    statement = sa.delete(users).where(users.c.id == OWNER).returning(users.c.id)
-    return bool(await session.execute(statement))
 
 
 async def hold(

@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 
 from schema.access import authorize_first
 from schema.accounts import AccountsQuery
+from schema.accounts_exports import ExportsMutation, ExportsQuery
 from schema.accounts_keys import AccessMutation
 from schema.accounts_writes import AccountsMutation
 from schema.assembly import finish
@@ -30,6 +31,7 @@ from schema.work_writes import WorkMutation
 _QUERIES: tuple[type, ...] = (
     NodeQuery,
     AccountsQuery,
+    ExportsQuery,
     ConversationsQuery,
     GenerationsQuery,
     KnowledgeQuery,
@@ -40,6 +42,7 @@ _QUERIES: tuple[type, ...] = (
 _MUTATIONS: tuple[type, ...] = (
     AccountsMutation,
     AccessMutation,
+    ExportsMutation,
     ConversationsMutation,
     GenerationsMutation,
     KnowledgeMutation,

@@ -141,12 +141,23 @@ class ViewerPayload(Payload):
     viewer: User | None = strawberry.field(default=None, description="The caller as they are now.")
 
 
+@strawberry.type(description="Rows of one table that were erased.")
+class ErasedRows:
+    """A line of the receipt."""
+
+    table: str = strawberry.field(description="The table.")
+    rows: int = strawberry.field(description="How many rows of the caller it had.")
+
+
 @payload
 class DeleteAccountPayload(Payload):
     """What was erased."""
 
     deleted_id: strawberry.ID | None = strawberry.field(
         default=None, description="The id that the user had."
+    )
+    erased: list[ErasedRows] = strawberry.field(
+        default_factory=list, description="What there was, for each table that had something."
     )
 
 

@@ -16,17 +16,18 @@ import strawberry
 
 from db import idempotency, tokens
 from db.changes import Record
+from db.erasure import erase_account
 from db.models.accounts import LoginSession, User
 from db.refusals import Invalid, KeyReused, Overtaken, Unauthenticated, Violation, invalid
 from db.repositories import accounts
 from db.session import Session
-from db.trees import erase_account
 from db.uuid7 import uuid7
 from schema import ids
 from schema.accounts_inputs import (
     ChangePasswordInput,
     DeleteAccountInput,
     DeleteAccountPayload,
+    ErasedRows,
     LogInInput,
     LogInPayload,
     SignUpInput,
@@ -140,7 +141,11 @@ class AccountsMutation:
         async with session.transaction():
             await accounts.lock(session, known)
             if key is not None and await idempotency.claim(
-                session, "changePassword", key, fingerprint(input)
+                session,
+                "changePassword",
+                key,
+                fingerprint(input),
+                context.services.idempotency_lifetime,
             ):
                 raise Overtaken
             user = await accounts.set_password(session, new_hash, "change_password")
@@ -159,8 +164,9 @@ class AccountsMutation:
 
     @mutation(
         description=(
-            "Erase the account and everything in it, for good. There is no idempotency key: it is"
-            " erased as well, and nobody is left to send it again."
+            "Erase the account and everything in it, for good. The answer is the receipt: it counts"
+            " what was erased, and it is given only if nothing is left. There is no idempotency"
+            " key: it is erased as well, and nobody is left to send it again."
         ),
         access="account",
         transaction=False,
@@ -176,9 +182,12 @@ class AccountsMutation:
         session = context.session
         async with session.transaction(statement_timeout_ms=ERASING_MS):
             user = await accounts.lock(session, known, expected_version(input))
-            await erase_account(session)
+            counts = await erase_account(session)
         context.become(None)
-        return DeleteAccountPayload(deleted_id=strawberry.ID(ids.encode("user", user.id)))
+        return DeleteAccountPayload(
+            deleted_id=strawberry.ID(ids.encode("user", user.id)),
+            erased=[ErasedRows(table=name, rows=rows) for name, rows in counts.items() if rows],
+        )
 
 
 async def _sign_up(
@@ -198,7 +207,8 @@ async def _sign_up(
             login_session=shown(LoginSession, [opened])[0],
         )
         if key is not None:
-            await idempotency.claim(session, "signUp", key, fingerprint(input))
+            lifetime = context.services.idempotency_lifetime
+            await idempotency.claim(session, "signUp", key, fingerprint(input), lifetime)
             await idempotency.keep(session, "signUp", key, store(answer))
         return answer
 
@@ -216,7 +226,8 @@ async def _sign_up_again(
     actor, minted = _entry(login.owner_id)
     async with _acting(context, actor) as session:
         await accounts.lock(session, login.password_hash)
-        stored = await idempotency.claim(session, "signUp", key, fingerprint(input))
+        lifetime = context.services.idempotency_lifetime
+        stored = await idempotency.claim(session, "signUp", key, fingerprint(input), lifetime)
         if stored is None:
             raise Invalid(taken)
         opened = await _open(context, actor, minted, checked(input).get("device_name"))

@@ -18,7 +18,15 @@ from db.prepared import PreparedSelect
 from db.repositories import journal
 from db.repositories.journal import START, Position
 from db.session import DatabaseUnavailable
-from schema import accounts, conversations, conversations_generations, ids, knowledge, work
+from schema import (
+    accounts,
+    accounts_exports,
+    conversations,
+    conversations_generations,
+    ids,
+    knowledge,
+    work,
+)
 from schema.context import Context, Info
 from schema.errors import ErrorCode, RequestError, bad_input
 from schema.loaders import STATEMENTS, rows_select
@@ -37,7 +45,7 @@ MAX_CURSOR_CHARS = 200
 _SIGNATURE = "changes"
 
 
-DECLARING = (accounts, conversations, conversations_generations, knowledge, work)
+DECLARING = (accounts, accounts_exports, conversations, conversations_generations, knowledge, work)
 """The modules that declare the types whose changes are recorded: they must have been read."""
 
 

@@ -6,6 +6,7 @@ outlive an operation would leak rows from one snapshot, or from one person, into
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from graphql import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.idempotency import LIFETIME
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.errors import ErrorCode, RequestError
 from schema.loaders import Loaders
@@ -131,6 +133,8 @@ class Services:
     options: SessionOptions = field(default_factory=SessionOptions)
     login_days: int = 90
     """How many days a login session lasts."""
+    idempotency_lifetime: timedelta = LIFETIME
+    """How long the answer to a write is kept for a client that sends it again."""
 
 
 class Context:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import INET
 from strawberry.types.auto import StrawberryAuto
 from strawberry.utils.str_converters import to_camel_case
 
-from db.base import Base, column_fields
+from db.base import Base, column_fields, is_shareable
 from schema.derived import DerivedField
 from schema.rows import Row
 from schema.scalars import JSON, BigInt
@@ -251,11 +251,6 @@ def forgotten_columns(mirrored: Mirror) -> set[str]:
 def type_check(mirrored: Mirror) -> Callable[[object, object], bool]:
     """`is_type_of` for GraphQL: a row belongs to the type of its level."""
     return lambda value, _info: isinstance(value, Row) and value.level.mirror is mirrored
-
-
-def is_shareable(column: Column[Any]) -> bool:
-    """Whether its value may leave the database: secrets and search vectors never do."""
-    return bool(column.info.get("audited", True) or column.info.get("bookkeeping"))
 
 
 def _is_json(annotation: Any) -> bool:

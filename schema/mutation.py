@@ -23,13 +23,13 @@ from strawberry.types.unset import UNSET
 from strawberry.utils.str_converters import to_camel_case
 
 from db import idempotency
-from db.base import Base
+from db.base import Base, is_shareable
 from db.constraints import violated
 from db.refusals import Limited, Overtaken, Refused, Unauthenticated, invalid
 from schema.access import ACCESS, Access
 from schema.context import Context, Info
 from schema.inputs import MAX_KEY_CHARS, check_text
-from schema.mirror import MIRRORS, Scope, by_key, is_shareable
+from schema.mirror import MIRRORS, Scope, by_key
 from schema.problems import PROBLEM_TYPES, Problem, ProblemCode, problems
 from schema.rows import Level, Row
 from schema.scalars import JsonText
@@ -166,7 +166,10 @@ async def _once(
     async with context.session.transaction():
         stored = None
         if key is not None:
-            stored = await idempotency.claim(context.session, operation, key, fingerprint(input))
+            lifetime = context.services.idempotency_lifetime
+            stored = await idempotency.claim(
+                context.session, operation, key, fingerprint(input), lifetime
+            )
         if stored is not None:
             answer = restore(payload_type, stored)
             await answer.replayed(context)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 from pydantic import SecretStr
@@ -22,8 +24,11 @@ from db.session import Recorder
 from schema import build_schema
 from schema.context import Context, Services
 from schema.plan import Planner
+from server.background import Background
 from server.documents import Documents
+from server.downloads import ExportDownload
 from server.execution import OperationContext, Runner
+from server.exporter import Exporter
 from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import alive, readiness
@@ -34,12 +39,18 @@ from server.passwords import Argon2Passwords
 from server.replies import Replies
 from server.settings import Settings
 from server.startup import application_engine
+from server.sweeper import Sweeper
 from server.tracing import HEADER, Tracing
 from server.websocket import SocketEndpoint, SocketOptions
 
 __all__ = ["create_app"]
 
 log = structlog.get_logger("engram.server")
+
+CONDITIONS = ("if-none-match", "if-range", "range")
+EXPORT_POLL_SECONDS = 2
+FIRST_SWEEP_SECONDS = 60
+"""At most: at random, so that processes that start together do not all wait for one of them."""
 
 
 def create_app(
@@ -73,6 +84,7 @@ def create_app(
         replies=replies,
         options=options,
         login_days=settings.session_lifetime_days,
+        idempotency_lifetime=timedelta(hours=settings.idempotency_retention_hours),
     )
     documents = Documents(
         schema._schema,
@@ -114,14 +126,20 @@ def create_app(
         ),
     )
 
+    working = application_engine(settings, pooled=False)
+    background = background_work(settings, working) if settings.background_work else []
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
             await verify_row_security(engine, options)
             await listener.start()
+            for work in background:
+                work.start()
             replies.open()
             yield
         finally:
+            await asyncio.gather(*(work.stop() for work in background))
             grace = settings.shutdown_grace_seconds
             await asyncio.gather(operations.drain(grace), replies.close(grace))
             await identity.close()
@@ -129,12 +147,14 @@ def create_app(
             passwords.close()
             if listening is not None:
                 await listening.dispose()
+            await working.dispose()
             await engine.dispose()
 
     routes: list[BaseRoute] = [
         Route("/healthz", alive, methods=["GET"]),
         Route("/readyz", readiness(engine), methods=["GET"]),
         *(page.routes if page is not None else ()),
+        Route("/exports/{id}", ExportDownload(engine, options, identity)),
         Route("/graphql", endpoint),
         WebSocketRoute("/graphql", socket),
     ]
@@ -162,6 +182,20 @@ def contexts_of(services: Services) -> MakeContext:
     return make
 
 
+def background_work(settings: Settings, engine: AsyncEngine) -> list[Background]:
+    """What a process does beside serving, on connections that no request waits for."""
+    options = settings.session_options
+    keep = timedelta(days=settings.export_retention_days)
+    exporter = Exporter(engine, options, keep=keep)
+    sweeper = Sweeper(engine, options, settings.retention)
+    every = settings.sweep_interval_seconds
+    first = random.uniform(0, min(every, FIRST_SWEEP_SECONDS))  # noqa: S311  # no secret
+    return [
+        Background("exports", exporter.run, every_seconds=EXPORT_POLL_SECONDS),
+        Background("sweep", sweeper.run, every_seconds=every, first_seconds=first),
+    ]
+
+
 def listening_engine(settings: Settings) -> AsyncEngine | None:
     """An engine for the one connection that listens, past any pooler; None where none leads."""
     url: SecretStr | None = settings.database_listen_url or settings.database_migration_url
@@ -182,9 +216,9 @@ def cross_origin(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "if-none-match", HEADER],
-            expose_headers=[HEADER, "etag"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["authorization", "content-type", *CONDITIONS, HEADER],
+            expose_headers=[HEADER, "etag", "accept-ranges", "content-range"],
             max_age=600,
         )
     ]

@@ -6,6 +6,7 @@ compares.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from db.retention import Retention
 from db.session import SessionOptions
 from server.guard import Limits
 from server.replies.service import ReplyOptions
@@ -136,6 +138,27 @@ class Settings(BaseSettings):
         None, description="Whether the schema may be asked for. By default in development only."
     )
     session_lifetime_days: int = Field(90, ge=1, description="How long a log-in lasts.")
+    session_retention_days: int = Field(
+        30, ge=1, description="How long a log-in is still listed after it has ended."
+    )
+    audit_retention_days: int = Field(
+        365,
+        ge=30,
+        description="How long audit events are kept, and the change feed can go back.",
+    )
+    idempotency_retention_hours: int = Field(
+        24, ge=24, description="How long a write that is sent again is answered from the store."
+    )
+    export_retention_days: int = Field(
+        7, ge=1, description="How long a finished export can be downloaded."
+    )
+    background_work: bool = Field(
+        True,
+        description="Whether this process writes exports and removes what is no longer kept.",
+    )
+    sweep_interval_seconds: int = Field(
+        21_600, ge=1, description="How often what is no longer kept is removed."
+    )
     password_concurrency: int = Field(
         2, ge=1, le=64, description="Passwords hashed at once; each takes a core and 64 MiB."
     )
@@ -219,6 +242,14 @@ class Settings(BaseSettings):
             longest_seconds=self.llm_longest_seconds,
             lease_seconds=self.llm_lease_seconds,
             connections=max(1, self.database_pool_size // 2),
+        )
+
+    @property
+    def retention(self) -> Retention:
+        """What is kept for how long."""
+        return Retention(
+            logins=timedelta(days=self.session_retention_days),
+            events=timedelta(days=self.audit_retention_days),
         )
 
     @property

@@ -15,9 +15,12 @@ import pytest
 
 import schema.context
 import server.demo
+import server.downloads
+import server.exporter
 import server.identity
 import server.replies.store
 import server.startup
+import server.sweeper
 from db import scope
 from db.models import metadata
 from db.session import Session
@@ -33,7 +36,16 @@ PART = re.compile(
 )
 """A part of a statement that others of its parts read."""
 
-WITH_SESSIONS = (schema.context, server.demo, server.identity, server.replies.store, server.startup)
+WITH_SESSIONS = (
+    schema.context,
+    server.demo,
+    server.downloads,
+    server.exporter,
+    server.identity,
+    server.replies.store,
+    server.startup,
+    server.sweeper,
+)
 """The modules that make sessions."""
 
 ALLOWED = {"SELECT EXISTS (SELECT FROM users)"}

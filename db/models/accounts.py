@@ -20,6 +20,7 @@ from db.base import (
     Versioned,
     json_column,
     keyset,
+    owned_key,
 )
 
 
@@ -151,3 +152,82 @@ class ApiKey(ApiKeyFields, Owned, Timestamped, table=True):
         description="When it was last used, to the minute.",
     )
     revoked_at: datetime | None = Field(default=None, description="When it was ended by hand.")
+
+
+class ExportStatus(Choice):
+    """How far an export is."""
+
+    PENDING = "pending", "Waiting for a process to write it."
+    RUNNING = "running", "Being written."
+    COMPLETE = "complete", "Ready to be downloaded, until it expires."
+    FAILED = "failed", "Given up after several attempts."
+
+
+class AccountExport(Owned, Timestamped, table=True):
+    """Everything that its owner has, as they had it at one moment, to be downloaded."""
+
+    __tablename__ = "account_exports"
+    __left_out__ = "It is about the file itself, and would change while that is written."
+    __indexes__: ClassVar = (
+        keyset("account_exports", "-created_at", live=False),
+        sa.Index(
+            "uq_account_exports_unfinished",
+            "owner_id",
+            unique=True,
+            postgresql_where=sa.text("status IN ('pending', 'running')"),
+        ),
+        # By which processes find work, whoever's it is.
+        sa.Index(
+            "ix_account_exports_due",
+            "lease_expires_at",
+            postgresql_where=sa.text("status IN ('pending', 'running')"),
+        ),
+    )
+
+    status: ExportStatus = Field(default=ExportStatus.PENDING, description="How far it is.")
+    attempts: int = Field(
+        default=0, ge=0, description="How often it was begun; each time anew, of another moment."
+    )
+    rows: int = Field(
+        default=0,
+        ge=0,
+        sa_type=sa.BigInteger,
+        sa_column_kwargs=BOOKKEEPING,
+        description="How many rows it holds, so far.",
+    )
+    bytes: int = Field(
+        default=0,
+        ge=0,
+        sa_type=sa.BigInteger,
+        sa_column_kwargs=BOOKKEEPING,
+        description="The size of its file, so far.",
+    )
+    lease_expires_at: datetime = Field(
+        sa_column_kwargs={"server_default": sa.text("now()"), **BOOKKEEPING},
+        description="When another process may begin it anew, unless it is finished.",
+    )
+    taken_at: datetime | None = Field(
+        default=None, description="The moment of which it is; null until it is complete."
+    )
+    expires_at: datetime | None = Field(
+        default=None, description="When it will be removed; null until it is finished."
+    )
+
+
+class AccountExportPart(Owned, table=True):
+    """A stretch of the file of an export."""
+
+    __tablename__ = "account_export_parts"
+    __audited__ = False
+    __left_out__ = "It is the file itself."
+    __indexes__: ClassVar = (sa.UniqueConstraint("owner_id", "export_id", "position"),)
+
+    export_id: UUID = owned_key(
+        "account_exports", ondelete="CASCADE", order="position", description="The export."
+    )
+    position: int = Field(ge=0, description="Its place in the file, from 0.")
+    start: int = Field(ge=0, sa_type=sa.BigInteger, description="The first byte it holds, from 0.")
+    size: int = Field(ge=1, description="How many bytes it holds.")
+    content: bytes = Field(
+        min_length=1, max_length=64_000_000, description="The bytes: a whole member of a gzip file."
+    )

@@ -154,6 +154,7 @@ class GenerationDelta(Base, table=True):
     """A piece of a reply that is still being written; gone when the message is whole."""
 
     __tablename__ = "generation_deltas"
+    __left_out__ = "It is a piece of a reply under way; the message holds it once that is whole."
     __audited__ = False  # hundreds of rows for one message, whose own event says the same
 
     owner_id: UUID = Field(primary_key=True, description="The user who owns this row.")

@@ -87,6 +87,9 @@ class IdempotencyKey(Owned, Timestamped, table=True):
 
     __tablename__ = "idempotency_keys"
     __audited__ = False
+    __left_out__ = (
+        "It repeats for a day what a write stored elsewhere, for a client that asks again."
+    )
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id", "operation", "key"),
         sa.Index("ix_idempotency_keys_by_expires_at", "owner_id", "expires_at"),
@@ -108,3 +111,15 @@ class IdempotencyKey(Owned, Timestamped, table=True):
         description="The argon2id hash of what else was asked, if that must not be hashed plainly.",
     )
     expires_at: datetime = Field(description="When the key may be used anew.")
+
+
+class SweptEvents(Owned, table=True):
+    """The last audit event of an owner that was swept; the change feed begins after it."""
+
+    __tablename__ = "swept_events"
+    __audited__ = False
+    __left_out__ = "It is about events that are gone."
+    __indexes__: ClassVar = (sa.UniqueConstraint("owner_id"),)
+
+    xid: int = Field(sa_type=Xid8, description="Where in the feed it stood.")
+    event_id: UUID = Field(description="Its id.")

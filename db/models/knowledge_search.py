@@ -61,6 +61,7 @@ class EmbeddingChoice(Owned, Timestamped, table=True):
     """The embedding model that an owner's searches use in the place of the active one."""
 
     __tablename__ = "embedding_choices"
+    __left_out__ = "It names a model of this server, which another one need not have."
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id"),
         sa.ForeignKeyConstraint(
@@ -78,6 +79,7 @@ class EmbeddingJob(Owned, Timestamped, table=True):
     """How far the embedding of a document or of a message by one model has come."""
 
     __tablename__ = "embedding_jobs"
+    __left_out__ = "It is about work of this server."
     __audited__ = False  # bookkeeping of what follows from documents and messages
     __indexes__: ClassVar = (
         sa.UniqueConstraint("owner_id", "model_id", "document_id"),
@@ -166,6 +168,7 @@ class Embedding(EmbeddingFields, table=True):
     """Where a chunk stands in the space of a model."""
 
     __tablename__ = "embeddings"
+    __left_out__ = "It is computed from the chunk, and would be computed anew."
     __audited__ = False  # follows from the chunk
     __indexes__: ClassVar = (
         sa.CheckConstraint("vector_dims(embedding) = dimensions", name="embedding"),
@@ -184,6 +187,7 @@ class MessageEmbedding(EmbeddingFields, table=True):
     """Where a stretch of a message stands in the space of a model."""
 
     __tablename__ = "message_embeddings"
+    __left_out__ = "It is computed from the message, and would be computed anew."
     __audited__ = False  # follows from the message
     __indexes__: ClassVar = (
         sa.CheckConstraint("vector_dims(embedding) = dimensions", name="embedding"),

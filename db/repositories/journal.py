@@ -14,12 +14,13 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from db.models.journal import AuditEvent, Xid8
+from db.models.journal import AuditEvent, SweptEvents, Xid8
 from db.prepared import PreparedSelect
 from db.scope import readable
 from db.session import Session
 
 EVENTS = AuditEvent.__table__
+SWEPT = SweptEvents.__table__
 HORIZON = sa.func.engram_feed_horizon(type_=Xid8())
 
 
@@ -92,14 +93,22 @@ _LATEST = PreparedSelect(
     .order_by(EVENTS.c.xid.desc(), EVENTS.c.id.desc())
     .limit(1)
 )
+_SWEPT_LATER = (
+    readable(SWEPT, sa.literal(1))
+    .where(sa.tuple_(SWEPT.c.xid, SWEPT.c.event_id) > sa.tuple_(*_ORDER))
+    .correlate(EVENTS)
+    .exists()
+)
 # After a restore there may be events that stand where this server has not counted to.
 _FOUND = PreparedSelect(
     readable(EVENTS, EVENTS.c.id).where(
         EVENTS.c.xid == sa.bindparam("xid", type_=Xid8()),
         EVENTS.c.id == sa.bindparam("id", type_=sa.Uuid()),
         _SETTLED,
+        ~_SWEPT_LATER,
     )
 )
+_SWEPT = PreparedSelect(readable(SWEPT, SWEPT.c.xid, SWEPT.c.event_id))
 
 
 async def next_events(session: Session, after: Position, limit: int) -> Events:
@@ -121,16 +130,24 @@ async def events_page(
 async def latest_position(session: Session) -> Position:
     """The position of the newest settled event."""
     rows = await session.fetch(_LATEST, {})
+    return Position(*rows[0]) if rows else await first_position(session)
+
+
+async def first_position(session: Session) -> Position:
+    """Where the feed begins: after the last event that was swept, if any was."""
+    rows = await session.fetch(_SWEPT, {})
     return Position(*rows[0]) if rows else START
 
 
 async def is_position(session: Session, position: Position) -> bool:
-    """Whether the feed holds, or held before its first event, what a cursor says was read.
+    """Whether the feed goes on after what a cursor says was read, without a gap.
 
-    A feed that was restored from a backup may lack it: then what came after it was lost as well,
-    and others may stand in its place.
+    It does not after what was swept, or before it. A feed that was restored from a backup may lack
+    what was read: then what came after it was lost as well, and others may stand in its place.
     """
-    return position == START or bool(await session.fetch(_FOUND, position._asdict()))
+    if position != START and await session.fetch(_FOUND, position._asdict()):
+        return True
+    return position == await first_position(session)
 
 
 def _event(row: Mapping[str, Any]) -> Event:

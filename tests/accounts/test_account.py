@@ -35,7 +35,7 @@ CHANGE_PASSWORD = f"""mutation($input: ChangePasswordInput!) {{
     changePassword(input: $input) {{ {VIEWER} {PROBLEMS} }}
 }}"""
 DELETE = f"""mutation($input: DeleteAccountInput!) {{
-    deleteAccount(input: $input) {{ deletedId {PROBLEMS} }}
+    deleteAccount(input: $input) {{ deletedId erased {{ table rows }} {PROBLEMS} }}
 }}"""
 NEW = "another long password"
 
@@ -313,13 +313,14 @@ async def test_an_erased_account_leaves_nothing(
             if task[name] is not None and task[name] not in kept:
                 task[name] = ids.decode_as("worker", mine)
     await store(admin_engine, rows)
-    await _embed(admin_engine, account)
+    await _follow(admin_engine, account)
     bystander = await new_account(anybody)
     counts = await _counts(admin_engine, account)
     assert {name for name, count in counts.items() if count == 0} == set()
 
     erased = await account.do(DELETE, password=PASSWORD)
-    assert erased == {"deletedId": account.id, "problems": []}
+    assert (erased["deletedId"], erased["problems"]) == (account.id, [])
+    assert {line["table"]: line["rows"] for line in erased["erased"]} == counts
     assert set((await _counts(admin_engine, account)).values()) == {0}
     with pytest.raises(Unauthenticated):
         await account.ask("{ viewer { id } }")
@@ -331,8 +332,8 @@ async def test_an_erased_account_leaves_nothing(
     assert again["viewer"]["id"] != account.id
 
 
-async def _embed(engine: AsyncEngine, account: Account) -> None:
-    """Embed what the account has, by a model that nothing else is embedded by."""
+async def _follow(engine: AsyncEngine, account: Account) -> None:
+    """Embed what the account has, by a model that nothing else is embedded by, and sweep it."""
     model = "'retired', '[1, 2]'::halfvec, 2"
     statements = (
         "INSERT INTO embedding_models VALUES ('retired', 2, 'retired') ON CONFLICT DO NOTHING",
@@ -344,6 +345,7 @@ async def _embed(engine: AsyncEngine, account: Account) -> None:
         'INSERT INTO message_embeddings (owner_id, message_id, position, start, "end",'
         " content_sha256, model_id, embedding, dimensions)"
         f" SELECT owner_id, id, 0, 0, 1, sha256(''), {model} FROM messages WHERE owner_id = :id",
+        "INSERT INTO swept_events (owner_id, xid, event_id) VALUES (:id, '1', :id)",
     )
     async with engine.connect() as connection:
         for statement in statements:

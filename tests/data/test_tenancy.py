@@ -33,6 +33,7 @@ OTHERS: dict[str, list[tuple[object, ...]]] = {
     "embeddings": [SEARCH],
     "message_embeddings": [SEARCH],
     "embedding_jobs": [("claim", "ALL", "true", "true")],
+    "account_exports": [("find_due", "SELECT", "true", None)],
     "embedding_models": [
         ("everybody_reads", "SELECT", "true", None),
         ("operator_writes", "ALL", "true", "true"),

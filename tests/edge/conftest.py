@@ -103,6 +103,7 @@ def make_settings(database_url: str) -> MakeSettings:
             "engram_environment": "production",
             "introspection": True,
             "body_timeout_seconds": 2.0,
+            "background_work": False,  # other tests' rows are not to be touched
         }
         return Settings(_env_file=None, **(named | changes))
 

@@ -54,6 +54,11 @@ async def test_roles_that_it_does_not_bind(
         ("ALTER POLICY find_login ON users TO PUBLIC", "find_login that was changed"),
         ("DROP POLICY find_login ON users", "lacks the policy find_login"),
         ("CREATE TABLE added (id int)", "table added"),
+        (
+            "CREATE FUNCTION leak() RETURNS SETOF documents LANGUAGE sql SECURITY DEFINER"
+            " AS 'SELECT * FROM documents'",
+            "The function leak goes past",
+        ),
         ("ALTER TABLE projects OWNER TO engram_app", "owns the table projects"),
     ],
 )

@@ -34,6 +34,14 @@ async def fill(admin: AsyncEngine, made: list[Factory]) -> None:
                 if table.name not in ("users", "task_dependencies"):
                     await _copy(connection, table, factory.owner_id)
             await _depend(connection, factory.owner_id, factory.rows["tasks"])
+        # What was swept of others, whoever they are.
+        await connection.execute(
+            sa.text(
+                "INSERT INTO swept_events (owner_id, xid, event_id)"
+                " SELECT uuidv7(), '1', uuidv7() FROM generate_series(1, :size)"
+            ),
+            {"size": SIZE},
+        )
         await connection.execute(sa.text("RESET session_replication_role"))
         await connection.execute(sa.text("ANALYZE"))
 
@@ -68,6 +76,8 @@ def _copied(
         return column + n * sa.text("interval '7 minutes 3 seconds'")
     if table.name == "workers" and column.name == "kind":
         return sa.literal("agent")
+    if table.name == "account_exports" and column.name == "status":
+        return sa.literal("complete")
     if column.name == "name":
         return column + sa.cast(n, sa.Text)
     if unique and isinstance(column.type, sa.Integer):

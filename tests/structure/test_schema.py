@@ -27,9 +27,11 @@ from schema.problems import ProblemCode
 SCHEMA = build_schema()._schema
 TESTS = Path(__file__).parents[1]
 NOT_SERVED = {
+    "account_export_parts",
     "idempotency_keys",
     # What `generationStream` is made of.
     "generation_deltas",
+    "swept_events",
     # As types of their own, beside searches.
     "embedding_choices",
     "embedding_jobs",
