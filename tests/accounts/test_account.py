@@ -333,7 +333,7 @@ async def test_an_erased_account_leaves_nothing(
 
 
 async def _follow(engine: AsyncEngine, account: Account) -> None:
-    """Embed what the account has, by a model that nothing else is embedded by, and sweep it."""
+    """Embed what the account has, by a model of its own, let replies come, and sweep."""
     model = "'retired', '[1, 2]'::halfvec, 2"
     statements = (
         "INSERT INTO embedding_models VALUES ('retired', 2, 'retired') ON CONFLICT DO NOTHING",
@@ -345,6 +345,8 @@ async def _follow(engine: AsyncEngine, account: Account) -> None:
         'INSERT INTO message_embeddings (owner_id, message_id, position, start, "end",'
         " content_sha256, model_id, embedding, dimensions)"
         f" SELECT owner_id, id, 0, 0, 1, sha256(''), {model} FROM messages WHERE owner_id = :id",
+        "INSERT INTO generation_deltas (owner_id, generation_id, seq, text)"
+        " SELECT owner_id, id, 1000, 'x' FROM generations WHERE owner_id = :id",
         "INSERT INTO swept_events (owner_id, xid, event_id) VALUES (:id, '1', :id)",
     )
     async with engine.connect() as connection:
