@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import tokens
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
+from db.feed_origin import is_settled
 from db.migrate import current_revision, head_revision, upgrade
 from db.repositories import accounts
 from db.security import verify_row_security
@@ -98,11 +99,16 @@ async def prepare(opened: Opened) -> None:
         await verify_row_security(engine, options)
         async with engine.connect() as connection:
             revision = await current_revision(connection)
-        if revision != head_revision():
-            raise StartupError(
-                f"The database is at revision {revision} and this code needs {head_revision()}: "
-                "run `python -m server migrate`."
-            )
+            if revision != head_revision():
+                raise StartupError(
+                    f"The database is at revision {revision} and this code needs "
+                    f"{head_revision()}: run `python -m server migrate`."
+                )
+            if not await is_settled(connection):
+                raise StartupError(
+                    "The database was brought here from another PostgreSQL server: "
+                    "run `python -m server migrate`, so that its change feed goes on."
+                )
         if opened.embedded and await _is_empty(engine):
             await demo.load(engine, options)
     finally:
