@@ -139,6 +139,15 @@ async def make_trouble(cluster: Cluster, admin: AsyncEngine) -> None:
         await cluster.replace(place)
 
 
+async def first_cursor(account: Account) -> str:
+    """That of the first change, once it has settled: other tests of this run write too."""
+    document = "{ changes(first: 1) { nodes { cursor } } }"
+    async with asyncio.timeout(20):
+        while not (found := (await account.ask(document))["changes"]["nodes"]):
+            await asyncio.sleep(0.02)
+    return str(found[0]["cursor"])
+
+
 async def read_on(reader: NaiveReader) -> None:
     """What the wrong way to do it would see."""
     while True:
@@ -157,8 +166,7 @@ async def test_followers_see_everything_in_order(
     async with session.transaction():
         wanted = [{"key": f"W{n}", "name": "wanted", "next_number": 1} for n in range(2)]
         rows = [row.id for row in await insert(session, PROJECTS, wanted)]
-    latest = "{ changes(first: 1) { nodes { cursor } } }"
-    first = (await account.ask(latest))["changes"]["nodes"][0]["cursor"]
+    first = await first_cursor(account)
     followers = [Follower(cluster.urls, account.token, seed) for seed in range(6)]
     for follower in followers:
         follower.cursor = first
