@@ -143,7 +143,7 @@ async def first_cursor(account: Account) -> str:
     """That of the first change, once it has settled: other tests of this run write too."""
     document = "{ changes(first: 1) { nodes { cursor } } }"
     async with asyncio.timeout(20):
-        while not (found := (await account.ask(document))["changes"]["nodes"]):
+        while not (found := (await account.ask(document))["changes"]["nodes"]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return str(found[0]["cursor"])
 
