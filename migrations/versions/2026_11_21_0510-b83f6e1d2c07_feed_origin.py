@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "b83f6e1d2c07"
-down_revision = "e454d019758e"
+down_revision = "8e2f4b61c0da"
 branch_labels = None
 depends_on = None
 
