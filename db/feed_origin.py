@@ -14,12 +14,19 @@ _IS_KNOWN = sa.text("SELECT to_regprocedure('public.engram_feed_origin()') IS NO
 _MAY_ASK = sa.text("SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')")
 _HERE = sa.text("SELECT system_identifier::text FROM pg_control_system()")
 _ORIGIN = sa.text("SELECT public.engram_feed_origin()")
-# Row-level security binds the tables' owner too, as long as it is forced.
-_SEE_ALL = sa.text("ALTER TABLE public.audit_events NO FORCE ROW LEVEL SECURITY")
-_SEE_OWN = sa.text("ALTER TABLE public.audit_events FORCE ROW LEVEL SECURITY")
+# Where a feed ends, and how far those have been swept that have no events left.
+_TABLES = ("audit_events", "swept_events")
 _OFFSET = sa.text(
-    "SELECT greatest(0, coalesce(max(xid)::text::bigint, 0) + 1"
-    " - pg_snapshot_xmax(pg_current_snapshot())::text::bigint) FROM public.audit_events"
+    """
+    SELECT greatest(
+        0,
+        coalesce(max(xid)::text::bigint, 0) + 1
+            - pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    )
+    FROM (
+        SELECT xid FROM public.audit_events UNION ALL SELECT xid FROM public.swept_events
+    ) AS stood
+    """
 )
 
 
@@ -30,9 +37,12 @@ def settle(connection: sa.Connection) -> None:
     here = str(connection.scalar(_HERE))
     if connection.scalar(_ORIGIN) == here:
         return
-    connection.execute(_SEE_ALL)
+    # Row-level security binds the tables' owner too, as long as it is forced.
+    for name in _TABLES:
+        connection.execute(sa.text(f"ALTER TABLE public.{name} NO FORCE ROW LEVEL SECURITY"))
     offset = int(connection.scalar(_OFFSET))
-    connection.execute(_SEE_OWN)
+    for name in _TABLES:
+        connection.execute(sa.text(f"ALTER TABLE public.{name} FORCE ROW LEVEL SECURITY"))
     for name, kind, value in (("offset", "bigint", f"{offset}"), ("origin", "text", f"'{here}'")):
         connection.execute(
             sa.text(
