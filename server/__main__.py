@@ -35,6 +35,7 @@ from server.startup import (
     admit_development_token,
     database,
     development_token,
+    examine,
     mint_token,
     prepare,
 )
@@ -139,6 +140,13 @@ def migrate(
     with _ready() as settings, database(settings) as opened:
         asyncio.run(upgrade(opened.migration_url, revision))
         log.info("migrated", revision=head_revision() if revision == "head" else revision)
+
+
+@app.command()
+def check() -> None:
+    """Prove a database fit to serve, as after a restore; print nothing if it is."""
+    with _ready() as settings, database(settings) as opened:
+        asyncio.run(examine(opened))
 
 
 @app.command()

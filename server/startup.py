@@ -16,7 +16,7 @@ from db import tokens
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.feed_origin import is_settled
-from db.migrate import current_revision, head_revision, upgrade
+from db.migrate import check, current_revision, head_revision, upgrade
 from db.repositories import accounts
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
@@ -94,25 +94,40 @@ async def prepare(opened: Opened) -> None:
     if opened.embedded:
         await upgrade(opened.migration_url)
     engine = opened.engine()
-    options = opened.settings.session_options
     try:
-        await verify_row_security(engine, options)
-        async with engine.connect() as connection:
-            revision = await current_revision(connection)
-            if revision != head_revision():
-                raise StartupError(
-                    f"The database is at revision {revision} and this code needs "
-                    f"{head_revision()}: run `python -m server migrate`."
-                )
-            if not await is_settled(connection):
-                raise StartupError(
-                    "The database was brought here from another PostgreSQL server: "
-                    "run `python -m server migrate`, so that its change feed goes on."
-                )
+        await _prove(engine, opened.settings.session_options)
         if opened.embedded and await _is_empty(engine):
-            await demo.load(engine, options)
+            await demo.load(engine, opened.settings.session_options)
     finally:
         await engine.dispose()
+
+
+async def examine(opened: Opened) -> None:
+    """Prove a database fit to serve, down to the last column. Raises as `prepare` does."""
+    engine = opened.engine()
+    try:
+        await _prove(engine, opened.settings.session_options)
+    finally:
+        await engine.dispose()
+    differences = await check(opened.migration_url)
+    if differences:
+        raise StartupError(f"The tables are not what this code says: {'; '.join(differences)}")
+
+
+async def _prove(engine: AsyncEngine, options: SessionOptions) -> None:
+    await verify_row_security(engine, options)
+    async with engine.connect() as connection:
+        revision = await current_revision(connection)
+        if revision != head_revision():
+            raise StartupError(
+                f"The database is at revision {revision} and this code needs {head_revision()}: "
+                "run `python -m server migrate`."
+            )
+        if not await is_settled(connection):
+            raise StartupError(
+                "The database was brought here from another PostgreSQL server: "
+                "run `python -m server migrate`, so that its change feed goes on."
+            )
 
 
 async def mint_token(opened: Opened, email: str, *, device: str) -> str:
