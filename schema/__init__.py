@@ -18,6 +18,8 @@ from schema.conversations_generations_writes import GenerationsMutation
 from schema.conversations_writes import ConversationsMutation
 from schema.journal import JournalQuery
 from schema.knowledge import KnowledgeQuery
+from schema.knowledge_models import EmbeddingModelMutation, EmbeddingModelQuery
+from schema.knowledge_search import SearchQuery
 from schema.knowledge_writes import KnowledgeMutation
 from schema.node import NodeQuery
 from schema.problems import PROBLEM_TYPES
@@ -35,6 +37,8 @@ _QUERIES: tuple[type, ...] = (
     ConversationsQuery,
     GenerationsQuery,
     KnowledgeQuery,
+    SearchQuery,
+    EmbeddingModelQuery,
     WorkQuery,
     JournalQuery,
     ChangesQuery,
@@ -46,6 +50,7 @@ _MUTATIONS: tuple[type, ...] = (
     ConversationsMutation,
     GenerationsMutation,
     KnowledgeMutation,
+    EmbeddingModelMutation,
     WorkMutation,
     TaskMutation,
     ClaimMutation,

@@ -122,6 +122,28 @@ class Replies(Protocol):
         ...
 
 
+class NoEmbedding(Exception):
+    """There is no embedding of a query; the message says why, and is for the user."""
+
+    def __init__(self, message: str, *, configured: bool = True) -> None:
+        """`configured`: whether there is a provider at all."""
+        self.configured = configured
+        super().__init__(message)
+
+
+class QueryVectors(Protocol):
+    """Embeds queries."""
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a provider to ask."""
+        ...
+
+    async def query_vector(self, model: str, dimensions: int, text: str) -> list[float]:
+        """The embedding of a query. Raises NoEmbedding."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """What all operations of a process share."""
@@ -130,6 +152,7 @@ class Services:
     passwords: Passwords
     changes: Changes | None = None
     replies: Replies | None = None
+    embeddings: QueryVectors | None = None
     options: SessionOptions = field(default_factory=SessionOptions)
     login_days: int = 90
     """How many days a login session lasts."""
@@ -153,6 +176,7 @@ class Context:
         self.actor = actor
         self.request_id = request_id
         self.client = client
+        self._recorder = recorder
         self._session = Session(
             services.engine,
             actor.owner_id if actor else None,
@@ -199,6 +223,19 @@ class Context:
         if self.actor is None:
             raise RequestError("Log in first.", ErrorCode.UNAUTHENTICATED)
         return self._loaders
+
+    def aside(self) -> Session:
+        """A session of the same owner beside the operation's, to be closed before anything slow.
+
+        What it reads is not of the operation's snapshot. Raises RequestError.
+        """
+        assert self.session is self._session
+        return Session(
+            self.services.engine,
+            self._session.owner_id,
+            self.services.options,
+            recorder=self._recorder,
+        )
 
     def require(self, scope: Scope) -> Actor:
         """The actor, who may do what `scope` says.

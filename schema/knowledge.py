@@ -2,11 +2,13 @@
 
 from strawberry import auto
 
-from db.models import knowledge
+from db.models import knowledge, knowledge_search
+from db.repositories.knowledge_search import embedded_by_current_model
+from schema.knowledge_embedding import EmbeddingJob
 from schema.mirror import mirror
 from schema.node import Node
 from schema.pages import Connection
-from schema.relations import many, one, root, root_row
+from schema.relations import first, many, one, root, root_row
 
 
 @mirror(
@@ -30,6 +32,15 @@ class Document(Node):
     updated_at: auto
     deleted_at: auto
     chunks: Connection["Chunk"] = many(knowledge.Chunk.document_id)
+    embedding: "EmbeddingJob" = first(
+        knowledge_search.EmbeddingJob,
+        key="id",
+        match=embedded_by_current_model,
+        description=(
+            "How far its embedding has come, by the model that the caller's searches use; null"
+            " while there is none."
+        ),
+    )
 
 
 @mirror(knowledge.Chunk, private={"content_sha256", "search"}, default_order=("position",))

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated, NoReturn
 
 import structlog
@@ -21,13 +22,15 @@ from starlette.applications import Starlette
 
 from db.connection import DatabaseUnavailable
 from db.embedded import EmbeddedServerError
-from db.engine import DatabaseUrlError
+from db.engine import DatabaseUrlError, create_engine
 from db.migrate import head_revision, revise, upgrade
 from db.security import RowSecurityError
 from db.tokens import Minted
 from schema import build_schema
 from server import logs
 from server.app import create_app
+from server.embedding import operator
+from server.embedding.operator import EmbeddingModelError
 from server.settings import Settings
 from server.startup import (
     Opened,
@@ -44,6 +47,7 @@ OPERATOR_ERRORS = (
     CommandError,
     DatabaseUrlError,
     EmbeddedServerError,
+    EmbeddingModelError,
     RowSecurityError,
     StartupError,
 )
@@ -166,6 +170,59 @@ def token(email: Annotated[str, typer.Argument(help="The address of an account."
     """Print a new bearer token of a person, and nothing else."""
     with _ready(quiet=True) as settings, database(settings) as opened:
         typer.echo(asyncio.run(mint_token(opened, email, device="command line")))
+
+
+class EmbeddingAction(StrEnum):
+    """What to do with an embedding model."""
+
+    STATUS = "status"
+    ACTIVATE = "activate"
+    INDEX = "index"
+    RETIRE = "retire"
+    ERASE = "erase"
+
+
+@app.command()
+def embedding(
+    action: Annotated[
+        EmbeddingAction,
+        typer.Argument(
+            help="`status` of all models; `activate` one for searches; build its HNSW `index`;"
+            " `retire` one that is not active; `erase` a retired one with its embeddings."
+        ),
+    ] = EmbeddingAction.STATUS,
+    model: Annotated[str, typer.Argument(help="The model.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate it although texts wait for it.")
+    ] = False,
+) -> None:
+    """Look after embedding models, as the owner of the tables."""
+    if not model and action is not EmbeddingAction.STATUS:
+        raise typer.BadParameter("Name a model.")
+    with _ready() as settings, database(settings) as opened:
+        asyncio.run(_embedding(opened, action, model, force=force))
+
+
+async def _embedding(opened: Opened, action: EmbeddingAction, model: str, *, force: bool) -> None:
+    engine = create_engine(opened.migration_url, pooled=False, command_timeout_seconds=86_400)
+    try:
+        match action:
+            case EmbeddingAction.ACTIVATE:
+                await operator.activate(engine, model, force=force)
+            case EmbeddingAction.INDEX:
+                await operator.build_index(engine, model)
+            case EmbeddingAction.RETIRE:
+                await operator.retire(engine, model)
+            case EmbeddingAction.ERASE:
+                await operator.erase(engine, model)
+        for one in await operator.report(engine):
+            index = "indexed" if one.indexed else "not indexed"
+            typer.echo(
+                f"{one.id}: {one.status}, {one.dimensions} dimensions, {one.pending} pending,"
+                f" {one.failed} failed, {index}"
+            )
+    finally:
+        await engine.dispose()
 
 
 @app.command()

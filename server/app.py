@@ -27,6 +27,7 @@ from schema.plan import Planner
 from server.background import Background
 from server.documents import Documents
 from server.downloads import ExportDownload
+from server.embedding import Embeddings
 from server.execution import OperationContext, Runner
 from server.exporter import Exporter
 from server.graphiql import EXAMPLES, GraphiQL
@@ -77,11 +78,13 @@ def create_app(
     listener = Listener(listening, reading=engine, poll_seconds=settings.database_poll_seconds)
     passwords = Argon2Passwords(concurrency=settings.password_concurrency)
     replies = Replies(engine, options, settings.replies, listener)
+    embeddings = Embeddings(engine, options, settings.embedding_options)
     services = Services(
         engine=engine,
         passwords=passwords,
         changes=listener,
         replies=replies,
+        embeddings=embeddings,
         options=options,
         login_days=settings.session_lifetime_days,
         idempotency_lifetime=timedelta(hours=settings.idempotency_retention_hours),
@@ -137,11 +140,13 @@ def create_app(
             for work in background:
                 work.start()
             replies.open()
+            embeddings.open()
             yield
         finally:
             await asyncio.gather(*(work.stop() for work in background))
             grace = settings.shutdown_grace_seconds
             await asyncio.gather(operations.drain(grace), replies.close(grace))
+            await embeddings.close()
             await identity.close()
             await listener.stop()
             passwords.close()

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from db.retention import Retention
 from db.session import SessionOptions
+from server.embedding import EmbeddingOptions
 from server.guard import Limits
 from server.replies.service import ReplyOptions
 
@@ -124,6 +125,31 @@ class Settings(BaseSettings):
         20.0,
         gt=0,
         description="After how much silence a process is taken for dead with its replies.",
+    )
+    embedding_model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="The model that embeds texts. Without it, searches are by words alone.",
+    )
+    embedding_base_url: str | None = Field(
+        None,
+        description="Where an OpenAI-compatible API of embeddings is. By default LLM_BASE_URL.",
+    )
+    embedding_api_key: SecretStr | None = Field(
+        None, description="The key of that API. By default LLM_API_KEY, if no other API is named."
+    )
+    embedding_dimensions: int | None = Field(
+        None,
+        ge=1,
+        le=4_000,
+        description="What to ask the model for, if it can be asked. By default what it gives.",
+    )
+    embedding_batch: int = Field(
+        64, ge=1, le=2_048, description="How many texts are embedded together."
+    )
+    embedding_timeout_seconds: float = Field(
+        30.0, gt=0, description="How long the provider may take for a batch; for a query a sixth."
     )
 
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -250,6 +276,23 @@ class Settings(BaseSettings):
         return Retention(
             logins=timedelta(days=self.session_retention_days),
             events=timedelta(days=self.audit_retention_days),
+        )
+
+    @property
+    def embedding_options(self) -> EmbeddingOptions:
+        """Which embeddings there are, and from where: where models answer, unless it is said."""
+        base_url, key = self.embedding_base_url, self.embedding_api_key
+        if base_url is None and key is None:
+            base_url, key = self.llm_base_url, self.llm_api_key
+        return EmbeddingOptions(
+            base_url=base_url,
+            api_key=None if key is None else key.get_secret_value(),
+            model=self.embedding_model,
+            dimensions=self.embedding_dimensions,
+            batch=self.embedding_batch,
+            timeout_seconds=self.embedding_timeout_seconds,
+            query_timeout_seconds=self.embedding_timeout_seconds / 6,
+            lease_seconds=self.embedding_timeout_seconds * 3,
         )
 
     @property

@@ -297,6 +297,8 @@ class _Writer:
                 return an_id(self._draw, key, foreign=self._foreign)
             case "Int":
                 return self._draw(st.integers(0, 5))
+            case "Float":
+                return self._draw(st.sampled_from([0.0, 0.5, 2.0]))
             case "Boolean":
                 return self._draw(st.booleans())
             case "String":

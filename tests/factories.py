@@ -76,7 +76,6 @@ def models() -> dict[str, type[Base]]:
 
 FOLLOWING = {
     "embedding_choices",
-    "embedding_jobs",
     "embedding_models",
     "embeddings",
     "message_embeddings",
@@ -87,6 +86,8 @@ FOLLOWING = {
 
 LAST = ("account_exports", "account_export_parts")
 """Tables that nothing names: made last, so that the rows of all others are what they were."""
+MODEL = "none"
+"""A retired embedding model, which jobs name."""
 
 
 def sorted_tables() -> list[sa.Table]:
@@ -184,6 +185,9 @@ class Factory:
             if constraint.use_alter:
                 row[column] = None
                 continue
+            if constraint.referred_table.info["shared"]:
+                row[column] = MODEL
+                continue
             referred = self._referred(constraint, row)
             optional = table.c[column].nullable
             if optional and (not referred or self.random.random() < 0.4):
@@ -210,6 +214,10 @@ class Factory:
             return self._row(table, fixed)
         if table.name == "audit_events":
             del row["xid"]  # PostgreSQL says in which transaction it was
+        if table.name == "embedding_jobs" and (row["document_id"] is None) == (
+            row["message_id"] is None
+        ):
+            return self._row(table, fixed)
         return row
 
     def _referred(self, constraint: sa.ForeignKeyConstraint, row: Row) -> list[Row]:
@@ -325,7 +333,7 @@ def multiplied(rows: Rows, owner_id: UUID, times: int) -> Rows:
         names = [
             key.column_keys[-1]
             for key in table.foreign_key_constraints
-            if key.column_keys[-1] != "owner_id"
+            if key.column_keys[-1] != "owner_id" and not key.referred_table.info["shared"]
         ]
         result[table.name] = []
         for row in rows[table.name]:
@@ -362,6 +370,8 @@ async def store(engine: AsyncEngine, rows: Mapping[str, Sequence[Row]]) -> None:
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="READ COMMITTED")
         async with connection.begin():
+            model = "INSERT INTO embedding_models VALUES (:id, 2, 'retired') ON CONFLICT DO NOTHING"
+            await connection.execute(sa.text(model), {"id": MODEL})
             for table in sorted_tables():
                 if rows.get(table.name):
                     await connection.execute(

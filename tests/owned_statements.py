@@ -16,6 +16,8 @@ import pytest
 import schema.context
 import server.demo
 import server.downloads
+import server.embedding.embedder
+import server.embedding.service
 import server.exporter
 import server.identity
 import server.replies.store
@@ -40,6 +42,8 @@ WITH_SESSIONS = (
     schema.context,
     server.demo,
     server.downloads,
+    server.embedding.embedder,
+    server.embedding.service,
     server.exporter,
     server.identity,
     server.replies.store,

@@ -8,15 +8,18 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from db.changes import Record, insert, remove, update_each, update_one
+from db.models.conversations_generations import Citation
 from db.models.knowledge import Chunk, Document, DocumentStatus
-from db.scope import readable
+from db.scope import predicate, readable
 from db.session import Session
 from db.splitting import Span, split
 
 DOCUMENTS = Document.__table__
 CHUNKS = Chunk.__table__
+CITATIONS = Citation.__table__
 
 MAX_INLINE_CHARS = 200_000
 """What one mutation cuts itself, within half a second in any script. The rest is left pending, for
@@ -134,4 +137,13 @@ def _existing() -> sa.Select[*tuple[Any, ...]]:
 
 
 async def _remove(session: Session, ids: Sequence[UUID]) -> None:
+    """Remove chunks with their embeddings; citations of them keep their quotes and places."""
+    if not ids:
+        return
+    # Part of the document's own change, whose event there is.
+    uncite = sa.update(CITATIONS).where(
+        predicate(CITATIONS, deleted=None),
+        CITATIONS.c.chunk_id == sa.any_(sa.bindparam("chunks", type_=ARRAY(sa.Uuid()))),
+    )
+    await session.execute(uncite.values(chunk_id=None), {"chunks": list(ids)})
     await remove(session, CHUNKS, ids)

@@ -102,7 +102,7 @@ BY_INDEX = f"""
 CREATE FUNCTION public.engram_by_index(
     vectors regclass, model text, steps integer, exact_limit integer, step_cost float8
 ) RETURNS boolean
-LANGUAGE plpgsql STABLE {SETTINGS}
+LANGUAGE plpgsql VOLATILE {SETTINGS}
 AS $$
 DECLARE
     name CONSTANT text := format('%s_hnsw_%s', vectors::text, left(md5(model), 12));
@@ -304,13 +304,16 @@ AS $$
 $$
 """
 
-# Whatever writes a text, its embedding is asked for in the same transaction. Runs as who writes.
+# Whatever writes a text, its embedding is asked for in the same transaction. Runs as who writes. A
+# model that is being registered waits for writers, and they for it, or a text could be forgotten:
+# the one would not see the model yet, and the other not the text.
 ENQUEUE = """
 CREATE FUNCTION public.engram_enqueue_embedding() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp
 AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('embedding models', 7));
     IF TG_TABLE_NAME = 'documents' THEN
         INSERT INTO embedding_jobs (owner_id, model_id, document_id)
         SELECT NEW.owner_id, m.id, NEW.id FROM embedding_models m WHERE m.status <> 'retired'
@@ -394,14 +397,15 @@ BEGIN
                 AND j.claimed_until > clock_timestamp()
         );
         RETURN QUERY
-        UPDATE embedding_jobs j
-        SET claimed_until = clock_timestamp() + lease, epoch = j.epoch + 1
-        FROM (
+        WITH due AS MATERIALIZED (
             SELECT k.id FROM embedding_jobs k
             WHERE k.owner_id = next AND k.model_id = model AND k.status = 'pending'
                 AND k.run_after <= now()
             ORDER BY k.run_after, k.id LIMIT size FOR UPDATE SKIP LOCKED
-        ) AS due
+        )
+        UPDATE embedding_jobs j
+        SET claimed_until = clock_timestamp() + lease, epoch = j.epoch + 1
+        FROM due
         WHERE j.owner_id = next AND j.id = due.id
         RETURNING j.owner_id, j.id, j.document_id, j.message_id, j.epoch, j.attempts;
         IF FOUND THEN
@@ -426,35 +430,35 @@ $$
 # A model that the server is told to use is known from then on, and what there is waits for it. The
 # first one is active at once; others are built beside it until an operator or an owner takes them.
 REGISTER = f"""
-CREATE FUNCTION public.engram_register_embedding_model(model text, size integer) RETURNS text
+CREATE FUNCTION public.engram_register_embedding_model(new_model text, size integer) RETURNS text
 LANGUAGE plpgsql VOLATILE {SETTINGS}
 AS $$
 DECLARE
     known embedding_models%ROWTYPE;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('embedding models', 7));
-    SELECT * INTO known FROM embedding_models WHERE id = model;
+    SELECT * INTO known FROM embedding_models WHERE id = new_model;
     IF known.dimensions <> size THEN
-        RAISE EXCEPTION 'The embedding model % has % dimensions, not %.', model, known.dimensions,
+        RAISE EXCEPTION 'The embedding model % has % dimensions, not %.', new_model, known.dimensions,
             size USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF known.status IN ('building', 'active') THEN
         RETURN known.status;
     END IF;
     INSERT INTO embedding_models (id, dimensions, status)
-    SELECT model, size, CASE WHEN EXISTS (
+    SELECT new_model, size, CASE WHEN EXISTS (
         SELECT FROM embedding_models WHERE status = 'active'
     ) THEN 'building' ELSE 'active' END
     ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status;
     INSERT INTO embedding_jobs (owner_id, model_id, document_id)
-    SELECT d.owner_id, model, d.id FROM documents d WHERE d.status = 'ready'
+    SELECT d.owner_id, new_model, d.id FROM documents d WHERE d.status = 'ready'
     ON CONFLICT (owner_id, model_id, document_id) DO UPDATE
     SET status = 'pending', run_after = now(), epoch = embedding_jobs.epoch + 1;
     INSERT INTO embedding_jobs (owner_id, model_id, message_id)
-    SELECT m.owner_id, model, m.id FROM messages m
+    SELECT m.owner_id, new_model, m.id FROM messages m
     WHERE m.status IN ('complete', 'stopped', 'interrupted') AND m.content <> ''
     ON CONFLICT (owner_id, model_id, message_id) DO NOTHING;
-    RETURN (SELECT status FROM embedding_models WHERE id = model);
+    RETURN (SELECT status FROM embedding_models WHERE id = new_model);
 END $$
 """
 DEFINERS = {

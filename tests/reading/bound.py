@@ -71,7 +71,9 @@ class _Reader:
         if isinstance(inner, GraphQLInterfaceType):
             types = self._named_types(nodes[0])
             return len(types) + sum(self._selected(one, sets) for one in types)
-        return int(not is_plumbing(type_)) + self._selected(inner, sets)
+        # A search reads the query before it looks for it, the feed where it ends.
+        before = int(inner.name.endswith(("HitConnection", "ChangeConnection")))
+        return before + int(not is_plumbing(type_)) + self._selected(inner, sets)
 
     def _named_types(self, node: FieldNode) -> list[Any]:
         """The types that the ids in a field's arguments name."""

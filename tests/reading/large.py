@@ -31,7 +31,7 @@ async def fill(admin: AsyncEngine, made: list[Factory]) -> None:
         await connection.execute(sa.text("SET session_replication_role = replica"))
         for factory in made:
             for table in sorted_tables():
-                if table.name not in ("users", "task_dependencies"):
+                if table.name not in ("users", "task_dependencies", "embedding_jobs"):
                     await _copy(connection, table, factory.owner_id)
             await _depend(connection, factory.owner_id, factory.rows["tasks"])
         # What was swept of others, whoever they are.

@@ -153,3 +153,36 @@ async def test_chunks_leave_no_events_of_their_own(
     async with admin_engine.connect() as connection:
         found = (await connection.execute(events, {"owner": person.owner_id})).all()
     assert [tuple(event) for event in found] == [("document", "create")]
+
+
+async def test_a_citation_outlives_the_chunk_it_is_from(
+    person: Person, admin_engine: AsyncEngine
+) -> None:
+    payload = await done(person, "createDocument", SHOWN, title="T", content=paragraphs(1, 2))
+    id = payload["document"]["id"]
+    chunk = (await chunks(person, id))[0]
+    made = await done(person, "createConversation", "conversation { id }")
+    made = await done(
+        person, "appendMessage", "message { id }",
+        conversationId=made["conversation"]["id"], role="ASSISTANT", content="As it is written",
+    )  # fmt: skip
+    cite = text(
+        "INSERT INTO citations"
+        ' (owner_id, message_id, document_id, chunk_id, position, quote, start, "end", score)'
+        " VALUES (:owner, :message, :document, :chunk, 0, :quote, 0, 10, 0.5)"
+    )
+    given = {
+        "owner": person.owner_id,
+        "message": ids.decode(made["message"]["id"])[1],
+        "document": ids.decode(id)[1],
+        "chunk": ids.decode(chunk["id"])[1],
+        "quote": chunk["content"],
+    }
+    async with admin_engine.connect() as connection:
+        await connection.execute(cite, given)
+    await done(person, "updateDocument", SHOWN, id=id, content=paragraphs(3))
+    await done(person, "reindexDocument", SHOWN, id=id)
+    kept = text("SELECT quote, chunk_id, document_id FROM citations WHERE owner_id = :owner")
+    async with admin_engine.connect() as connection:
+        (row,) = await connection.execute(kept, {"owner": person.owner_id})
+    assert tuple(row) == (chunk["content"], None, given["document"])

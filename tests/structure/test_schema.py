@@ -34,7 +34,6 @@ NOT_SERVED = {
     "swept_events",
     # As types of their own, beside searches.
     "embedding_choices",
-    "embedding_jobs",
     "embedding_models",
     "embeddings",
     "message_embeddings",
