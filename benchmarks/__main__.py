@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import claims, dataset, draw, following, growth, report
+from benchmarks import claims, dataset, draw, following, growth, replies, report
 from benchmarks.asking import Disagreement
 from benchmarks.generator import LoadError
 from benchmarks.measure import Bench, Plan, Result
@@ -127,6 +127,16 @@ def follow(
     asyncio.run(
         following.following(subscribers=subscribers, rates=rate or [20, 100, 200], seconds=seconds)
     )
+
+
+@app.command("replies")
+def reply(
+    streams: Annotated[int, typer.Option(min=1, help="Replies at once.")] = 200,
+    people: Annotated[int, typer.Option(min=1, help="Whose they are.")] = 20,
+    kilobytes: Annotated[int, typer.Option(min=1, help="Of one reply.")] = 40,
+) -> None:
+    """How soon what a model writes is read, and what writing it down costs."""
+    asyncio.run(replies.replies(streams=streams, people=people, kilobytes=kilobytes))
 
 
 if __name__ == "__main__":

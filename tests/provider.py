@@ -3,7 +3,9 @@
 What it does is in the name of the model that is asked, so that any client can choose it:
 
     echo               says what it was told, word by word
-    words-N-MS         N words, one every MS milliseconds
+    words-N-MS         N words, one every MS milliseconds (and parts of them)
+    clock-N-MS         the same, each word the time when it was sent
+    prose-N-MS         the same, with words as often as in a language
     gated              words, each of which waits for `release`
     thinks             reasons, then answers;  thinks-openrouter: under the other name of the field
     tools              calls two tools, in pieces
@@ -21,18 +23,19 @@ What it does is in the name of the model that is asked, so that any client can c
     odd                characters that cannot be stored, and halves of one in two pieces
 
 In a test it runs beside it, on the same loop: `async with providing() as provider`. Alone:
-`python -m tests.provider PORT`.
+`PORT=8001 python -m tests.provider`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import uvicorn
@@ -156,11 +159,19 @@ class FakeProvider:
         """What is said, and on the last the reason to end. Raises EOFError to end without."""
         yield {"role": "assistant", "content": ""}, None
         match name:
-            case "words":
-                count, pause = (int(part) for part in rest.split("-"))
-                for number in range(count):
-                    yield {"content": word(number)}, None
-                    await asyncio.sleep(pause / 1000)
+            case "words" | "clock" | "prose":
+                count, pause = (float(part) for part in rest.split("-"))
+                prose, started = Random(asked.last), time.monotonic()
+                for number in range(int(count)):
+                    if name == "clock":
+                        said = f"{time.time():.4f} "
+                    elif name == "prose":
+                        said = f"w{int(prose.paretovariate(0.6)) % 5_000} "
+                    else:
+                        said = word(number)
+                    yield {"content": said}, None
+                    due = started + (number + 1) * pause / 1000
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
             case "gated":
                 gate = self.gate(asked.last)
                 number = 0
@@ -290,6 +301,6 @@ async def providing() -> AsyncIterator[FakeProvider]:
 
 if __name__ == "__main__":
     uvicorn.run(
-        FakeProvider(), host="127.0.0.1", port=int(sys.argv[1]), lifespan="off",
+        FakeProvider(), host="127.0.0.1", port=int(os.environ["PORT"]), lifespan="off",
         log_level="error", access_log=False, loop="uvloop",
     )  # fmt: skip

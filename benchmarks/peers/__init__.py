@@ -148,11 +148,12 @@ def running(names: Iterable[str], dataset: Dataset) -> Iterator[list[Running]]:
     if NODE_PEERS.intersection(names := list(names)):
         install()
     with ExitStack() as stack:
-        yield [stack.enter_context(_started(PEERS[name], dataset)) for name in names]
+        yield [stack.enter_context(started(PEERS[name], dataset)) for name in names]
 
 
 @contextmanager
-def _started(peer: Peer, dataset: Dataset) -> Iterator[Running]:
+def started(peer: Peer, dataset: Dataset) -> Iterator[Running]:
+    """A server for as long as the block runs."""
     port = _free_port()
     log = HOME / "logs" / f"{peer.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
