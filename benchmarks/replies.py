@@ -260,18 +260,20 @@ async def replies(*, streams: int, people: int, kilobytes: int) -> None:
         server.create_database(DATABASE)
         await upgrade(server.url(DATABASE))
         data = Dataset(server, DATABASE, 0, (), ())
-        with started(_provider(), data) as provider:
-            with started(_engram(provider.port), data) as engram:
-                print(f"load of the machine before: {os.getloadavg()[0]:.2f} on {os.cpu_count()}")
-                async with httpx.AsyncClient(
-                    base_url=f"http://127.0.0.1:{engram.port}", timeout=60
-                ) as client:
-                    bench = Bench(data, engram, await _people(data, people, client))
-                    await bench.first(50)
-                    await bench.many(streams, 200, 50.0)
-                    await bench.wal(2, kilobytes, 60_000 / (kilobytes * 1024 / 5))
-                    await bench.waiting(streams)
-                print(f"load of the machine after: {os.getloadavg()[0]:.2f}")
+        with (
+            started(_provider(), data) as provider,
+            started(_engram(provider.port), data) as engram,
+        ):
+            print(f"load of the machine before: {os.getloadavg()[0]:.2f} on {os.cpu_count()}")
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{engram.port}", timeout=60
+            ) as client:
+                bench = Bench(data, engram, await _people(data, people, client))
+                await bench.first(50)
+                await bench.many(streams, 200, 50.0)
+                await bench.wal(2, kilobytes, 60_000 / (kilobytes * 1024 / 5))
+                await bench.waiting(streams)
+            print(f"load of the machine after: {os.getloadavg()[0]:.2f}")
         server.drop_database(DATABASE)
 
 

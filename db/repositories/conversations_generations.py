@@ -17,6 +17,7 @@ from db.changes import Record, insert_one
 from db.locking import lock_one
 from db.models.conversations import Message, MessageRole, MessageStatus
 from db.models.conversations_generations import DeltaKind, Generation, GenerationDelta
+from db.prepared import PreparedSelect
 from db.recording import shown
 from db.refusals import Missing, invalid
 from db.repositories.conversations import (
@@ -189,7 +190,7 @@ class Progress:
     """Whether there may be more to read at once."""
 
 
-_FOLLOW = (
+_FOLLOW = PreparedSelect(
     sa.select(
         GENERATIONS.c.status,
         GENERATIONS.c.assistant_message_id,
@@ -216,19 +217,19 @@ _FOLLOW = (
 
 async def follow(session: Session, id: UUID, after_seq: int) -> Progress | None:
     """What was written of a reply after a delta, the oldest first; None if there is no such."""
-    rows = await session.execute(_FOLLOW, {"id": id, "after_seq": after_seq})
+    rows = await session.fetch(_FOLLOW, {"id": id, "after_seq": after_seq})
     if not rows:
         return None
     first, last = rows[0], rows[-1]
-    pieces = rows if first.seq is not None else ()
+    pieces = rows if first["seq"] is not None else ()
 
     def joined(kind: DeltaKind) -> str:
-        return "".join(row.text for row in pieces if row.kind == kind)
+        return "".join(row["text"] for row in pieces if row["kind"] == kind)
 
     return Progress(
-        running=first.status in RUNNING,
-        message_id=first.assistant_message_id,
-        last_seq=last.seq if pieces else first.last_seq,
+        running=first["status"] in RUNNING,
+        message_id=UUID(int=first["assistant_message_id"].int),
+        last_seq=last["seq"] if pieces else first["last_seq"],
         text=joined(DeltaKind.TEXT),
         reasoning=joined(DeltaKind.REASONING),
         more=len(rows) == READ_AT_ONCE,

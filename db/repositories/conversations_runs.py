@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from db.changes import Record, update
 from db.models.conversations import Message, MessageStatus, PartType
 from db.models.conversations_generations import DeltaKind, Generation, GenerationDelta
+from db.prepared import PreparedSelect
 from db.recording import shown
 from db.repositories.conversations import store_parts
 from db.scope import OWNER, readable
@@ -69,7 +70,7 @@ async def append(session: Session, id: UUID, epoch: int, deltas: Sequence[Delta]
         "kinds": [delta.kind.value for delta in deltas],
         "texts": [delta.text for delta in deltas],
     }
-    if not await session.execute(_APPEND, parameters):
+    if not await session.fetch(_APPEND, parameters):
         raise Fenced
     session.notify("generation", id, [id], "update")
 
@@ -182,7 +183,10 @@ def _joined(deltas: sa.Subquery, kind: DeltaKind) -> sa.ScalarSelect[Any]:
     return sa.select(pieces).where(deltas.c.kind == kind.value).scalar_subquery()
 
 
-_IS_RUNNING = GENERATIONS.c.status.in_([status.value for status in RUNNING])
+# In literal words, as the predicate of the partial index needs it.
+_IS_RUNNING = GENERATIONS.c.status.in_(
+    [sa.literal_column(f"'{status.value}'", sa.Text()) for status in RUNNING]
+)
 
 
 def _of(epoch: int) -> sa.ColumnElement[bool]:
@@ -190,7 +194,7 @@ def _of(epoch: int) -> sa.ColumnElement[bool]:
     return sa.and_(GENERATIONS.c.epoch == epoch, _IS_RUNNING)
 
 
-def _append_statement() -> sa.Executable:
+def _append_statement() -> PreparedSelect:
     held = (
         readable(GENERATIONS, GENERATIONS.c.owner_id, GENERATIONS.c.id)
         .where(
@@ -224,7 +228,8 @@ def _append_statement() -> sa.Executable:
     again = storing.on_conflict_do_update(
         constraint=DELTAS.primary_key, set_={"text": storing.excluded.text}
     )
-    return again.returning(DELTAS.c.seq)
+    stored = again.returning(DELTAS.c.seq).cte("stored")
+    return PreparedSelect(sa.select(stored.c.seq))
 
 
 _APPEND = _append_statement()

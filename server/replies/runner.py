@@ -37,6 +37,9 @@ log = structlog.get_logger("engram.replies")
 GATHER_SECONDS = 0.15
 """How long text gathers before it is stored, at most; what nobody waits for is stored at once."""
 GATHER_CHARS = 1_000
+PACE_SECONDS = 0.025
+"""How long what the provider sends may lie in the socket: many words are then taken in one go."""
+BURST_SECONDS = 0.002
 QUIET_SECONDS = 1.0
 WAITING_CHARS = 200_000
 """How much may wait for a database that is away before the provider is read no further."""
@@ -67,6 +70,7 @@ class Run:
         self._waiting_chars = 0
         self._chars = 0
         self._news = asyncio.Event()
+        self._due = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._seq = 0
@@ -125,7 +129,11 @@ class Run:
     def _leave(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+        self._wake()
+
+    def _wake(self) -> None:
         self._news.set()
+        self._due.set()
 
     async def _run(self) -> str:
         job = self.job
@@ -134,12 +142,14 @@ class Run:
         self._reader = asyncio.create_task(self._read())
         if self.fenced or self._stopping.is_set():
             self._leave()
-        self._reader.add_done_callback(lambda _: self._news.set())
+        self._reader.add_done_callback(lambda _: self._wake())
         try:
             await self._write(self._reader)
         finally:
             self._reader.cancel()
             await asyncio.wait({self._reader})
+            if not self._reader.cancelled():
+                self._reader.exception()  # seen, whatever else has failed
         if self.fenced:
             raise Fenced
         return await self._end(self._reader)
@@ -159,11 +169,16 @@ class Run:
         )
         try:
             async with asyncio.timeout(self._longest_seconds), aclosing(pieces):  # type: ignore[type-var]  # an async generator
+                awake = time.monotonic()
                 async for piece in pieces:
                     self._take(piece)
                     if self._waiting_chars > WAITING_CHARS:
                         self._room.clear()
-                    await self._room.wait()
+                        await self._room.wait()
+                    # What has arrived is taken without waiting; then the rest may gather.
+                    if self._seq and time.monotonic() - awake > BURST_SECONDS:
+                        await asyncio.sleep(PACE_SECONDS)
+                        awake = time.monotonic()
         except TimeoutError:
             raise ProviderError("timeout", "The reply took too long.") from None
 
@@ -194,6 +209,8 @@ class Run:
         self._chars += len(text)
         self._waiting_chars += len(text)
         self._news.set()
+        if self._waiting_chars >= GATHER_CHARS:
+            self._due.set()
 
     # Writing.
 
@@ -206,15 +223,11 @@ class Run:
                 return
             if not self._waiting:
                 continue
-            due = self._wrote_at + GATHER_SECONDS if self._seq else 0.0
-            while not reader.done() and self._waiting_chars < GATHER_CHARS:
-                left = due - time.monotonic()
-                if left <= 0:
-                    break
+            left = self._wrote_at + GATHER_SECONDS - time.monotonic() if self._seq else 0.0
+            if left > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(left):
-                        await self._news.wait()
-                self._news.clear()
+                        await self._due.wait()
             if reader.done() or self.fenced:
                 return
             begun = self._begun() if not self._seq else None
@@ -234,6 +247,7 @@ class Run:
             joined[-1][1].append(text)
         self._waiting = []
         self._waiting_chars = 0
+        self._due.clear()
         self._room.set()
         deltas = []
         for kind, texts in joined:
