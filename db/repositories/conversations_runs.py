@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
 from db.changes import Record, update
 from db.models.conversations import Message, MessageStatus, PartType
@@ -219,17 +219,19 @@ def _append_statement() -> PreparedSelect:
         )
         .render_derived()
     )
-    rows = sa.select(
-        held.c.owner_id, held.c.id, pieces.c.seq, pieces.c.kind, pieces.c.text
-    ).select_from(held.join(pieces, sa.true()))
-    names = ["owner_id", "generation_id", "seq", "kind", "text"]
-    storing = insert(DELTAS).from_select(names, rows)
-    # Sent again when nobody knows whether it was committed.
-    again = storing.on_conflict_do_update(
-        constraint=DELTAS.primary_key, set_={"text": storing.excluded.text}
+    # Sent again when nobody knows whether it was committed. ON CONFLICT would do as well, and
+    # writes one record more ahead for each row.
+    is_there = readable(DELTAS, sa.literal_column("1")).where(
+        DELTAS.c.generation_id == held.c.id, DELTAS.c.seq == pieces.c.seq
     )
-    stored = again.returning(DELTAS.c.seq).cte("stored")
-    return PreparedSelect(sa.select(stored.c.seq))
+    rows = (
+        sa.select(held.c.owner_id, held.c.id, pieces.c.seq, pieces.c.kind, pieces.c.text)
+        .select_from(held.join(pieces, sa.true()))
+        .where(~is_there.correlate(held, pieces).exists())
+    )
+    names = ["owner_id", "generation_id", "seq", "kind", "text"]
+    stored = sa.insert(DELTAS).from_select(names, rows).cte("stored")
+    return PreparedSelect(sa.select(held.c.id).add_cte(stored))
 
 
 _APPEND = _append_statement()
