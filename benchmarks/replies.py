@@ -38,6 +38,8 @@ from db.migrate import upgrade
 FOLDER = HOME / "replies"
 DATABASE = "replies"
 PER_SOCKET = 50
+WORD_CHARS = 3.33
+"""The mean length of a word of prose, with its space."""
 PERSON = """
     INSERT INTO users (username, email, password_hash)
     VALUES ('bench' || $1::int, 'bench' || $1::int || '@example.org', 'none') RETURNING id
@@ -202,7 +204,7 @@ class Bench:
         """Print how much is written ahead for a reply of so many kilobytes."""
         connection = await asyncpg.connect(self.data.server.admin_url(self.data.name))
         person = self.people[0]
-        words = kilobytes * 1024 // 5
+        words = int(kilobytes * 1024 / WORD_CHARS)
 
         async def reply() -> tuple[int, int]:
             async with socket_of(self.server.port, person.token) as socket:
@@ -215,13 +217,14 @@ class Bench:
         await connection.execute("CHECKPOINT")
         await reply()  # after a checkpoint each page is written whole once
         before = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
-        done = [await reply() for _ in range(replies)]
+        done = await asyncio.gather(*(reply() for _ in range(replies)))
         written = await connection.fetchval(
             "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)", before
         )
         await connection.close()
+        size = median(size for _, size in done) / 1024
         print(
-            f"written ahead for a reply of {median(size for _, size in done) / 1024:.0f} KB in"
+            f"written ahead for each of {replies} replies of {size:.0f} KB in"
             f" {median(deltas for deltas, _ in done):.0f} deltas:"
             f" {float(written) / replies / 1e6:.3f} MB",
             flush=True,
@@ -271,7 +274,7 @@ async def replies(*, streams: int, people: int, kilobytes: int) -> None:
                 bench = Bench(data, engram, await _people(data, people, client))
                 await bench.first(50)
                 await bench.many(streams, 200, 50.0)
-                await bench.wal(2, kilobytes, 60_000 / (kilobytes * 1024 / 5))
+                await bench.wal(5, kilobytes, 60_000 * WORD_CHARS / (kilobytes * 1024))
                 await bench.waiting(streams)
             print(f"load of the machine after: {os.getloadavg()[0]:.2f}")
         server.drop_database(DATABASE)
