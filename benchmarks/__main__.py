@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import claims, dataset, draw, following, growth, replies, report
+from benchmarks import claims, dataset, draw, following, growth, replies, report, searching
 from benchmarks.asking import Disagreement
 from benchmarks.generator import LoadError
 from benchmarks.measure import Bench, Plan, Result
@@ -137,6 +137,18 @@ def reply(
 ) -> None:
     """How soon what a model writes is read, and what writing it down costs."""
     asyncio.run(replies.replies(streams=streams, people=people, kilobytes=kilobytes))
+
+
+@app.command("search")
+def look(
+    chunks: Annotated[int, typer.Option(min=1_000)] = 1_000_000,
+    owners: Annotated[int, typer.Option(min=20)] = 200,
+    dimensions: Annotated[int, typer.Option(min=8, max=2_000)] = 256,
+    queries: Annotated[int, typer.Option(min=2, help="Of each owner.")] = 20,
+    keep: Annotated[bool, typer.Option(help="Keep the data for the next run.")] = False,
+) -> None:
+    """Recall against exact search, and how long searches take, by the size of the owner."""
+    searching.run(owners=owners, chunks=chunks, dimensions=dimensions, queries=queries, keep=keep)
 
 
 if __name__ == "__main__":

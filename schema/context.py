@@ -188,6 +188,8 @@ class Context:
         self._names: frozenset[str] | None = None
         self.after_commit: list[Callable[[], None]] = []
         """What the mutation field that is running wants to be begun once it is committed."""
+        self.prepared: Any = None
+        """What the mutation field that is running has prepared before its transaction."""
         self.plans: Plans | None = None
         """The plans of the operation; None leaves everything to graphql-core."""
 

@@ -24,6 +24,7 @@ from schema.inputs import (
     reference,
 )
 from schema.mutation import Payload, mutation, payload, shown
+from schema.retrieval import Retrieval, RetrievalInput
 
 ASKING = ("user", "tool")
 """The roles that a reply answers."""
@@ -68,6 +69,10 @@ class SendMessageInput(CreateInput):
     reply_id: strawberry.ID | None = strawberry.field(
         default=UNSET,
         description="The id of the reply, chosen by the client, as `id` is that of the message.",
+    )
+    retrieval: RetrievalInput | None = strawberry.field(
+        default=UNSET,
+        description="Which of the caller's documents to put before the model; none if left out.",
     )
 
 
@@ -126,6 +131,16 @@ class GenerationPayload(Payload):
     )
 
 
+async def _retrieve(info: Info, input: SendMessageInput) -> Retrieval | None:
+    """The search that was asked for, its query embedded. Raises Invalid."""
+    if input.retrieval is UNSET or input.retrieval is None:
+        return None
+    content = input.content if isinstance(input.content, str) else ""
+    retrieval = Retrieval(input.retrieval, content)
+    await retrieval.prepare(info.context)
+    return retrieval
+
+
 class GenerationsMutation:
     """Replies."""
 
@@ -133,7 +148,8 @@ class GenerationsMutation:
         description=(
             "Add a message to a conversation, as appendMessage does, and ask a model to answer it."
             " The answer is written whether anybody follows it or not."
-        )
+        ),
+        prepare=_retrieve,
     )
     async def send_message(self, info: Info, input: SendMessageInput) -> ReplyPayload:
         def parent() -> dict[str, Any]:
@@ -154,6 +170,8 @@ class GenerationsMutation:
         replies = _provider(info.context)
         options = _with_model(reply, replies)
         conversation_id = values.pop("conversation_id")
+        retrieval = info.context.prepared
+        passages = await retrieval.passages(info.context.session) if retrieval else []
         asked = await repository.send_message(
             info.context.session,
             conversation_id,
@@ -163,6 +181,7 @@ class GenerationsMutation:
             replies.lease,
             id=id,
             reply_id=reply_id,
+            passages=passages,
         )
         return _started(info.context, replies, asked)
 

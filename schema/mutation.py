@@ -82,12 +82,17 @@ def shown(model: type[Base], rows: Iterable[Any]) -> list[Any]:
 
 
 def mutation(
-    *, description: str, access: Scope | None = "write", transaction: bool = True
+    *,
+    description: str,
+    access: Scope | None = "write",
+    transaction: bool = True,
+    prepare: Callable[[Info, Any], Awaitable[object]] | None = None,
 ) -> Callable[[Callable[..., Awaitable[P]]], Any]:
     """Declare a mutation field; `access` None is open to everybody.
 
     With `transaction` False the work opens its own, and minds the idempotency key itself: it has
-    something slow to do first, or does not know yet whose transaction it will be.
+    something slow to do first, or does not know yet whose transaction it will be. `prepare` is done
+    before the transaction, without a connection; the work finds what it brought in the context.
     """
 
     def declare(work: Callable[..., Awaitable[P]]) -> Any:
@@ -102,6 +107,7 @@ def mutation(
             if transaction:
                 do = functools.partial(_once, context, operation, payload_type, input, do)
             try:
+                context.prepared = None if prepare is None else await prepare(info, input)
                 answer = await _attempt(do)
             except Refused as refused:
                 answer = payload_type(problems=problems(refused))

@@ -176,6 +176,16 @@ async def marked_messages(
     return {row.id: (row.content, row.marked) for row in rows}
 
 
+async def chunk_places(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
+    """Of chunks: their text, and where it begins and ends in the document."""
+    if not ids:
+        return {}
+    columns = CHUNKS.c
+    statement = readable(CHUNKS, columns.id, columns.content, columns.start, columns.end)
+    rows = await session.execute(statement.where(columns.id == sa.any_(_IDS)), {"ids": list(ids)})
+    return {row.id: row for row in rows}
+
+
 # Building statements.
 
 TEXT, VECTOR = "text", "vector"

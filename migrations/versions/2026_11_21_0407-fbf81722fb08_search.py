@@ -135,7 +135,7 @@ CREATE FUNCTION public.engram_vector_chunks(
     document_id uuid, rank integer, distance float8, chunk_id uuid, chunk_distance float8
 )
 LANGUAGE plpgsql STABLE ROWS 300 {SETTINGS}
-SET enable_sort = off
+SET enable_sort = on
 SET hnsw.iterative_scan = relaxed_order
 SET hnsw.ef_search = 100
 SET hnsw.max_scan_tuples = 40000
@@ -166,6 +166,7 @@ BEGIN
         by_index := engram_by_index('embeddings', model, take, exact_limit, step_cost);
         LOOP
             IF by_index THEN
+                PERFORM set_config('enable_sort', 'off', true);
                 EXECUTE format(
                     'SELECT array_agg(n.chunk_id), array_agg(n.distance) FROM ('
                     ' SELECT e.chunk_id, e.embedding::halfvec(%1$s) <=> $1 AS distance'
@@ -173,6 +174,7 @@ BEGIN
                     ' ORDER BY e.embedding::halfvec(%1$s) <=> $1 LIMIT $3) AS n',
                     dims, model
                 ) INTO ids, distances USING query, me, take;
+                PERFORM set_config('enable_sort', 'on', true);
             ELSE
                 SELECT array_agg(n.chunk_id), array_agg(n.distance) INTO ids, distances
                 FROM (
@@ -221,7 +223,7 @@ CREATE FUNCTION public.engram_vector_messages(
     message_id uuid, rank integer, distance float8, start integer, "end" integer
 )
 LANGUAGE plpgsql STABLE ROWS 100 {SETTINGS}
-SET enable_sort = off
+SET enable_sort = on
 SET hnsw.iterative_scan = relaxed_order
 SET hnsw.ef_search = 100
 SET hnsw.max_scan_tuples = 40000
@@ -244,6 +246,7 @@ BEGIN
     by_index := engram_by_index('message_embeddings', model, take, exact_limit, step_cost);
     LOOP
         IF by_index THEN
+            PERFORM set_config('enable_sort', 'off', true);
             EXECUTE format(
                 'SELECT array_agg(n.message_id), array_agg(n.position), array_agg(n.distance) FROM ('
                 ' SELECT e.message_id, e.position, e.embedding::halfvec(%1$s) <=> $1 AS distance'
@@ -251,6 +254,7 @@ BEGIN
                 ' ORDER BY e.embedding::halfvec(%1$s) <=> $1 LIMIT $3) AS n',
                 dims, model
             ) INTO ids, positions, distances USING query, me, take;
+            PERFORM set_config('enable_sort', 'on', true);
         ELSE
             SELECT array_agg(n.message_id), array_agg(n.position), array_agg(n.distance)
             INTO ids, positions, distances

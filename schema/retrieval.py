@@ -1,0 +1,136 @@
+"""Passages of the caller's documents that go with a message to the model that answers it.
+
+The query is embedded before the write begins, so no connection waits for the provider. What is
+found is stored with the answer as citations, in the same transaction: what the model is sent.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import strawberry
+from strawberry.types.unset import UNSET
+
+from db.refusals import Invalid, Violation
+from db.repositories import knowledge_search as repository
+from db.repositories.conversations_citations import Passage
+from db.repositories.knowledge_search import Hit, Legs, understand
+from schema.context import Context, NoEmbedding
+from schema.inputs import check_text, reference
+from schema.search_fields import MAX_QUERY_CHARS, SearchMode
+
+MAX_PASSAGES = 20
+DEFAULT_PASSAGES = 6
+MAX_DOCUMENTS = 100
+
+
+@strawberry.input(
+    description=(
+        "Search the caller's documents, and put what fits best before the model. The passages are"
+        " the `citations` of the answer."
+    )
+)
+class RetrievalInput:
+    """What to search, and how much of it to take."""
+
+    query: str | None = strawberry.field(
+        default=UNSET,
+        description=f"What to look for; else the message's first {MAX_QUERY_CHARS} characters.",
+    )
+    mode: SearchMode | None = strawberry.field(
+        default=UNSET, description="How to look, as searchDocuments does; HYBRID by default."
+    )
+    first: int | None = strawberry.field(
+        default=UNSET,
+        description=f"How many passages at most, to {MAX_PASSAGES}; {DEFAULT_PASSAGES} by default.",
+    )
+    document_ids: list[strawberry.ID] | None = strawberry.field(
+        default=UNSET,
+        description=f"Only in these documents, at most {MAX_DOCUMENTS}; else in all of them.",
+    )
+
+
+class Retrieval:
+    """A checked search for passages; `prepare` it outside of a transaction."""
+
+    def __init__(self, input: RetrievalInput, content: str) -> None:
+        """Raises Invalid."""
+        given = input.query
+        query = content[:MAX_QUERY_CHARS] if given is UNSET or given is None else given
+        check_text(query, ("retrieval", "query"))
+        if len(query) > MAX_QUERY_CHARS:
+            raise _wrong("query", "max_length", f"At most {MAX_QUERY_CHARS} characters.")
+        first = input.first if isinstance(input.first, int) else DEFAULT_PASSAGES
+        if not 1 <= first <= MAX_PASSAGES:
+            raise _wrong("first", "range", f"It must be between 1 and {MAX_PASSAGES}.")
+        ids = input.document_ids or []
+        if len(ids) > MAX_DOCUMENTS:
+            raise _wrong("document_ids", "max_items", f"At most {MAX_DOCUMENTS} documents.")
+        self._query = query
+        self._first = first
+        self._mode = input.mode or SearchMode.HYBRID
+        self._documents = [
+            reference("document", one, ("retrieval", "document_ids", str(n)))
+            for n, one in enumerate(ids)
+        ]
+        self._legs = Legs(text=self._mode is not SearchMode.VECTOR, model=None)
+
+    async def prepare(self, context: Context) -> None:
+        """Embed the query, where there is something to embed it with; else words are left."""
+        async with context.aside() as session:
+            understood = await understand(session, self._query)
+        legs = replace(self._legs, text=self._legs.text and understood.has_words)
+        source = context.services.embeddings
+        if (
+            self._mode is not SearchMode.TEXT
+            and source is not None
+            and understood.model is not None
+            and understood.dimensions is not None
+            and self._query.strip()
+        ):
+            try:
+                vector = await source.query_vector(
+                    understood.model, understood.dimensions, self._query
+                )
+                legs = replace(legs, model=understood.model, vector=vector)
+            except NoEmbedding:
+                legs = replace(legs, text=understood.has_words)
+        self._legs = legs
+
+    async def passages(self, session: Any) -> list[Passage]:
+        """The best chunks, of each document one before a second of any."""
+        if not self._legs.text and self._legs.model is None:
+            return []
+        narrow = None
+        if self._documents:
+            documents = self._documents
+            narrow = lambda source: source.c.id.in_(documents)  # noqa: E731
+        hits = await repository.search_documents(session, self._query, self._legs, narrow)
+        chosen = _chosen(hits, self._first)
+        found = await repository.chunk_places(session, [chunk for _, chunk in chosen])
+        return [
+            Passage(
+                document_id=hit.id,
+                chunk_id=chunk,
+                quote=found[chunk].content,
+                start=found[chunk].start,
+                end=found[chunk].end,
+                score=hit.score,
+            )
+            for hit, chunk in chosen
+        ]
+
+
+def _chosen(hits: list[Hit], first: int) -> list[tuple[Hit, Any]]:
+    """Chunks of hits: the best of each, then the second of each, and so on."""
+    rounds = max((len(hit.passages) for hit in hits), default=0)
+    ordered = [
+        (hit, hit.passages[turn].chunk_id)
+        for turn in range(rounds)
+        for hit in hits
+        if turn < len(hit.passages)
+    ]
+    return ordered[:first]
+
+
+def _wrong(field: str, rule: str, message: str) -> Invalid:
+    return Invalid([Violation(("retrieval", field), rule, message)])

@@ -1,0 +1,115 @@
+"""sendMessage puts passages of the sender's documents before the model, and remembers them."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest_asyncio
+
+from db.notifications import Listener
+from server.replies.service import Replies, ReplyOptions
+from tests.mutations import done, refused, rules
+from tests.people import Person
+from tests.provider import KEY, FakeProvider, providing
+from tests.search.conftest import PATIENT, Place, until
+from tests.search.test_embedding import nothing_left, write
+
+SHOWN = """reply { id } generation { id }"""
+ANSWER = """query($id: ID!) { node(id: $id) { ... on Message { id status content
+    citations { nodes { position quote start end score document { id } chunk { id } } }
+    generation { context } } } }"""
+
+
+@pytest_asyncio.fixture
+async def model() -> AsyncIterator[FakeProvider]:
+    async with providing() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture
+async def writer(place: Place, model: FakeProvider) -> AsyncIterator[Person]:
+    """Somebody whose server has a model that answers, and embeddings."""
+    listener = Listener(place.engine)
+    await listener.start()
+    options = ReplyOptions(base_url=model.url, api_key=KEY, models=("echo",))
+    replies = Replies(place.engine, PATIENT, options, listener)
+    replies.open()
+    person = await place.person(place.open())
+    person.services = replace(person.services, changes=listener, replies=replies)
+    yield person
+    await replies.close(5)
+    await listener.stop()
+
+
+async def send(person: Person, content: str, **retrieval: Any) -> dict[str, Any]:
+    """The answer to a message, once it is whole."""
+    made = await done(person, "createConversation", "conversation { id }")
+    sent = await done(
+        person, "sendMessage", SHOWN,
+        conversationId=made["conversation"]["id"], content=content, retrieval=retrieval,
+    )  # fmt: skip
+    found: dict[str, Any] = {}
+
+    async def whole() -> bool:
+        found.update((await person.ask(ANSWER, id=sent["reply"]["id"]))["node"])
+        return bool(found["status"] == "COMPLETE")
+
+    await until(whole)
+    return found
+
+
+async def test_the_passages_that_fit_go_to_the_model_and_are_cited(
+    place: Place, writer: Person, model: FakeProvider
+) -> None:
+    kitchen = await write(writer, "The kitchen lamp is a QX-4711.", title="Kitchen")
+    await write(writer, "Gardening begins in spring.", title="Garden")
+    foreign = await place.person()
+    await write(foreign, "The kitchen lamp of a stranger.")
+    await until(lambda: nothing_left(place))
+    answer = await send(writer, "kitchen lamps", first=1)
+    (cited,) = answer["citations"]["nodes"]
+    assert cited["quote"] == "The kitchen lamp is a QX-4711."
+    assert (cited["position"], cited["start"], cited["end"]) == (0, 0, 30)
+    assert cited["document"]["id"] == kitchen
+    asked = model.about("kitchen lamps")[0].body["messages"]
+    assert "[1] The kitchen lamp is a QX-4711." in asked[0]["content"]
+    assert "stranger" not in str(asked)
+    sent = answer["generation"]["context"]["sent"]
+    assert sent[0] == {
+        "document": kitchen,
+        "chunk": cited["chunk"]["id"],
+        "sha256": hashlib.sha256(cited["quote"].encode()).hexdigest(),
+    }
+    # Cut anew, the document has other chunks; what was cited stays as it was.
+    await done(writer, "reindexDocument", "document { id }", id=kitchen)
+    again = (await writer.ask(ANSWER, id=answer["id"]))["node"]
+    (kept,) = again["citations"]["nodes"]
+    assert kept == {**cited, "chunk": None}
+
+
+async def test_passages_are_of_the_documents_that_are_named(place: Place, writer: Person) -> None:
+    named = [await write(writer, f"The lamp {n}", title=f"{n}") for n in range(4)][:2]
+    await until(lambda: nothing_left(place))
+    answer = await send(writer, "lamp", documentIds=named)
+    cited = [one["document"]["id"] for one in answer["citations"]["nodes"]]
+    assert sorted(cited) == sorted(named)
+
+
+async def test_without_words_or_vectors_nothing_is_cited(place: Place, writer: Person) -> None:
+    await write(writer, "The lamp")
+    await until(lambda: nothing_left(place))
+    answer = await send(writer, "lamp", query="?!", mode="TEXT")
+    assert answer["citations"]["nodes"] == []
+
+
+async def test_what_cannot_be_retrieved_is_a_problem(writer: Person) -> None:
+    made = await done(writer, "createConversation", "conversation { id }")
+    given = {"conversationId": made["conversation"]["id"], "content": "lamp"}
+    for retrieval, expected in (
+        ({"first": 0}, {"retrieval.first": "range"}),
+        ({"query": "a" * 1_001}, {"retrieval.query": "max_length"}),
+        ({"documentIds": ["x"]}, {"retrieval.documentIds.0": "id"}),
+    ):
+        problems = await refused(writer, "sendMessage", **given, retrieval=retrieval)
+        assert rules(problems) == expected
