@@ -1,20 +1,26 @@
-"""One connection of the pool, from the BEGIN of a transaction to its end.
+"""A transaction on a connection of the pool, from its first statement to its end.
 
-These trips go to the driver itself: BEGIN with its settings, the end, and a cancel request are each
-one simple-protocol message, which SQLAlchemy's adapter would not send as one.
+Statements go to the driver itself. BEGIN and its settings travel ahead of the first one, without a
+trip of their own (see `db.pipeline`); the end is one simple-protocol message.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.engine import keeps_statements
+from db.pipeline import Ahead, Pipeline
+from db.pool import check_out
 
 # InternalClientError: the server's good-bye to an idle connection is still unread
 DRIVER_ERRORS = (
@@ -23,6 +29,8 @@ DRIVER_ERRORS = (
     asyncpg.InternalClientError,
     OSError,
 )
+PROVEN = "proven"
+ALONE = "BEGIN READ ONLY"
 T = TypeVar("T")
 
 
@@ -30,66 +38,99 @@ class DatabaseUnavailable(Exception):
     """No connection could be had or kept: the server is away, or all connections are busy."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a transaction begins."""
+
+    begin: str | None
+    """The BEGIN statement; None for a statement that is a transaction by itself."""
+    names: tuple[str, ...]
+    """Settings, for the transaction alone."""
+    values: tuple[str, ...]
+
+    @property
+    def ahead(self) -> Ahead:
+        """As statements ahead of the first one."""
+        settings = (_setting(self.names), self.values)
+        return (settings,) if self.begin is None else ((self.begin, ()), settings)
+
+    @property
+    def script(self) -> str:
+        """As one message of the simple protocol, for connections that prepare nothing."""
+        quoted = (value.replace("'", "''") for value in self.values)
+        settings = (
+            f"SELECT set_config('{name}','{value}',true)"
+            for name, value in zip(self.names, quoted, strict=True)
+        )
+        return ";".join([self.begin or ALONE, *settings])
+
+
+@lru_cache
+def _setting(names: tuple[str, ...]) -> str:
+    calls = (f"set_config('{name}',${n},true)" for n, name in enumerate(names, 1))
+    return f"SELECT {','.join(calls)}"
+
+
 class OpenTransaction:
-    """A connection in a transaction. Made by `begin`; `end` it exactly once."""
+    """A transaction that begins with its first statement. `end` it exactly once."""
 
-    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
-        self.connection = connection
-        self._driver = driver
+    def __init__(self, engine: AsyncEngine, opening: Opening) -> None:
+        self._engine = engine
+        self._dialect: Dialect = engine.dialect
+        self._opening = opening
+        self._alone = opening.begin is None
+        self._fairy: Any = None
+        self._driver: Any = None
+        self._pipeline: Pipeline | None = None
         self._cancelling: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def begin(cls, engine: AsyncEngine, opening: str) -> OpenTransaction:
-        """Check a connection out and open a transaction on it.
-
-        A pooled connection may have died while it was idle. Nothing has run yet, so it is thrown
-        away and the next one taken; only the failure of a new connection is the caller's problem.
-        Raises DatabaseUnavailable, DBAPIError.
-        """
-        while True:
-            try:
-                connection = await engine.connect()
-            except PoolTimeoutError as error:
-                raise DatabaseUnavailable("All database connections are busy.") from error
-            except (OSError, DBAPIError) as error:
-                raise DatabaseUnavailable("The database does not answer.") from error
-            proven = False
-            try:
-                fairy = await connection.get_raw_connection()
-                proven = "proven" in fairy.info
-                driver: Any = fairy.driver_connection
-                await driver.execute(opening)
-                fairy.info["proven"] = True
-            except DRIVER_ERRORS as error:
-                await uninterrupted(_discard(connection))
-                if not _is_disconnect(error):
-                    raise _translated(engine.dialect, error) from error
-                if not proven:
-                    raise DatabaseUnavailable("The database does not answer.") from error
-            except BaseException:
-                await uninterrupted(_discard(connection))
-                raise
-            else:
-                return cls(connection, driver)
+        self._settled = True
+        self.used = False
+        """Whether a statement was asked for."""
+        self.begun = False
+        """Whether a statement was answered."""
 
     @property
     def lost(self) -> bool:
         """Whether the connection is gone, and the transaction with it."""
-        return self.connection.invalidated or bool(self._driver.is_closed())
+        return self._driver is not None and bool(self._driver.is_closed())
 
     async def fetch(self, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
-        """Run a statement on the driver itself; asyncpg prepares it once and keeps it.
+        """Run a statement and fetch its records; the first one begins the transaction.
 
-        Raises DBAPIError.
+        A pooled connection may have died while it was idle. Until the first statement has been
+        answered nothing is done that would last, so it is thrown away and the next one taken;
+        only the failure of a new connection is the caller's problem.
+        Raises DatabaseUnavailable, DBAPIError, TimeoutError.
         """
-        try:
-            records: Sequence[Any] = await self._driver.fetch(sql, *arguments)
-        except DRIVER_ERRORS as error:
-            raise _translated(self.connection.dialect, error) from error
-        return records
+        self.used = True
+        while True:
+            if self._fairy is None:
+                if self.begun:
+                    raise DatabaseUnavailable("The connection was lost.")
+                await self._check_out()
+            replaceable = not self.begun and PROVEN in self._fairy.info
+            try:
+                records = await self._run(sql, arguments)
+            except TimeoutError:
+                raise  # it is an OSError, but the connection is there
+            except DRIVER_ERRORS as error:
+                if self._pipeline and isinstance(error, asyncpg.InvalidCachedStatementError):
+                    self._pipeline.forget()
+                if not self._is_disconnect(error):
+                    raise _translated(self._dialect, error) from error
+                if not replaceable:
+                    what = "connection was lost" if self.begun else "database does not answer"
+                    raise DatabaseUnavailable(f"The {what}.") from error
+                self._give_back(sound=False)
+                continue
+            self.begun = True
+            self._fairy.info[PROVEN] = True
+            return records
 
     async def cancel_statement(self) -> None:
         """Ask the server to stop what it is running, by a connection that no pool needs to have."""
+        if self._driver is None:
+            return
         if self._cancelling is None and not self.lost:
             loop = asyncio.get_running_loop()
             self._cancelling = loop.create_task(self._driver._cancel(loop.create_future()))
@@ -101,20 +142,68 @@ class OpenTransaction:
 
         Returns PostgreSQL's answer, None when there was no connection to ask. Raises DBAPIError.
         """
+        if self._fairy is None:
+            return None
         if self._cancelling is not None:
             # a cancel request under way must not meet the next user of the connection
             await asyncio.wait({self._cancelling})
         try:
             if self.lost:
                 return None
+            if self._settled:
+                return ""
             return str(await self._driver.execute(ending))
         except DRIVER_ERRORS as error:
-            if _is_disconnect(error):
-                await self.connection.invalidate()
+            if self._is_disconnect(error):
                 return None
-            raise _translated(self.connection.dialect, error) from error
+            raise _translated(self._dialect, error) from error
         finally:
-            await self.connection.close()
+            self._give_back()
+
+    async def _check_out(self) -> None:
+        try:
+            fairy = await check_out(self._engine)
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailable("All database connections are busy.") from error
+        except (*DRIVER_ERRORS, DBAPIError, self._dialect.loaded_dbapi.Error) as error:
+            raise DatabaseUnavailable("The database does not answer.") from error
+        self._fairy, self._driver = fairy, fairy.driver_connection
+        self._pipeline = (
+            Pipeline.of(self._driver, fairy.info) if keeps_statements(self._engine) else None
+        )
+
+    async def _run(self, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
+        driver, pipeline = self._driver, self._pipeline
+        records: Sequence[Any]
+        if pipeline is None:
+            if not self.begun:
+                self._settled = False
+                await driver.execute(self._opening.script)
+            records = await driver.fetch(sql, *arguments)
+            return records
+        statement = await pipeline.prepare(sql)
+        if self.begun:
+            records = await statement.fetch(*arguments)
+            return records
+        self._settled = False
+        await pipeline.write(self._opening.ahead)
+        records = await statement.fetch(*arguments)
+        self._settled = self._alone
+        return records
+
+    def _is_disconnect(self, error: Exception) -> bool:
+        """Whether the connection is gone: broken, ended by an administrator or by a shutdown."""
+        if isinstance(error, asyncpg.PostgresError):
+            return (error.sqlstate or "").startswith(("08", "57P"))
+        return not isinstance(error, asyncpg.InterfaceError) or self.lost
+
+    def _give_back(self, *, sound: bool = True) -> None:
+        fairy, self._fairy = self._fairy, None
+        if sound and not self.lost:
+            fairy.close()
+        else:
+            fairy.invalidate()
+        self._driver = None
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
@@ -133,21 +222,8 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def _discard(connection: AsyncConnection) -> None:
-    await connection.invalidate()
-    await connection.close()
-
-
-def _is_disconnect(error: Exception) -> bool:
-    """Whether the connection is gone: broken, ended by an administrator or by a shutdown."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state.startswith(("08", "57P"))
-    return True
-
-
 def _translated(dialect: Dialect, error: Exception) -> BaseException:
-    """A driver error met outside SQLAlchemy, as SQLAlchemy would have raised it."""
+    """A driver error as SQLAlchemy would have raised it."""
     dbapi: Any = dialect.loaded_dbapi
     kinds = dbapi._asyncpg_error_translate
     kind = next((kinds[base] for base in type(error).__mro__ if base in kinds), dbapi.Error)

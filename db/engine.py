@@ -22,7 +22,12 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from db.pool import ReadyPool
+
 Pooler = Literal["session", "transaction"]
+
+POOLER = "engram_pooler"
+"""The execution option of an engine that names its pooler's mode."""
 
 SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -137,7 +142,12 @@ def create_engine(
         # a prepared statement lives on one server connection; the next transaction has another
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     pool: dict[str, Any] = (
-        {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout_seconds}
+        {
+            "poolclass": ReadyPool,
+            "pool_size": pool_size,
+            "max_overflow": 0,
+            "pool_timeout": pool_timeout_seconds,
+        }
         if pooled
         else {"poolclass": NullPool}
     )
@@ -146,11 +156,17 @@ def create_engine(
         connect_args=arguments,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
+        execution_options={POOLER: target.pooler},
         pool_pre_ping=False,
         **pool,
     )
     event.listen(engine.sync_engine, "checkin", _discard_open_transaction)
     return engine
+
+
+def keeps_statements(engine: AsyncEngine) -> bool:
+    """Whether what a connection prepares is still there in its next transaction."""
+    return engine.sync_engine.get_execution_options().get(POOLER) == "session"
 
 
 def driver_connection(connection: DBAPIConnection) -> Any:

@@ -1,57 +1,127 @@
-"""Selects made ready for the driver: compiled once, run without SQLAlchemy's machinery.
+"""Statements made ready for the driver: compiled once, run without SQLAlchemy's machinery.
 
-Building, compiling and fetching through the expression language costs several times what the
-driver needs for the same rows. A plan that is used again keeps its statement in this form.
+SQLAlchemy builds and compiles; executing through it costs several times what the driver needs for
+the same rows. What a statement compiles to is kept with the statement, so those that live as long
+as the process are compiled once; equal ones that are built anew share a compiled form.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Select
+from sqlalchemy import BindParameter, Executable, Row, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.util import LRUCache
 
-from db.scope import OWNER, effective, scope_is_disabled
+from db.scope import OWNER, current_owner, effective, scope_is_disabled
+
+SHARED = 500
+"""Compiled forms kept for statements that are built anew each time."""
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+Parameters: TypeAlias = Mapping[str, Any]
+Process: TypeAlias = Callable[[Any], Any] | None
 
 _DIALECT: Any = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # an untyped constructor
+_SHARED: Any = LRUCache(SHARED)
 
 
-class PreparedSelect:
-    """A select of the owner's rows, as text with numbered parameters."""
+class Prepared:
+    """A statement as text with numbered parameters, and how its records become rows."""
 
-    __slots__ = ("_select", "_texts")
+    __slots__ = ("_columns", "_constants", "_metadata", "_names", "_processors", "sql")
 
-    def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
-        self._select = select
-        self._texts: dict[bool, _Text] = {}
-
-    def bind(self, owner_id: UUID | None, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """The SQL, and its arguments in order."""
-        disabled = scope_is_disabled()
-        text = self._texts.get(disabled)
-        if text is None:
-            text = self._texts[disabled] = _Text(self._select)
-        return text.sql, text.arguments(owner_id, parameters)
-
-
-class _Text:
-    """A compiled select."""
-
-    __slots__ = ("_constants", "_names", "sql")
-
-    def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
-        statement: Any = effective(select)
-        compiled = statement.compile(dialect=_DIALECT)
-        processors: Mapping[str, Callable[[Any], Any]] = compiled._bind_processors
+    def __init__(self, statement: Executable) -> None:
+        element: Any = statement
+        compiled, extracted, _, _ = element._compile_w_cache(
+            _DIALECT, compiled_cache=_SHARED, column_keys=[]
+        )
+        if compiled.post_compile_params:
+            raise NotImplementedError("A list as parameter: use any_() of one array.")
+        processors: Mapping[str, Process] = compiled._bind_processors
         self.sql = str(compiled)
         self._names = [(name, processors.get(name)) for name in compiled.positiontup]
-        self._constants: dict[str, Any] = {
-            name: bind.value for name, bind in compiled.binds.items() if not bind.required
-        }
+        self._constants = _constants(compiled, extracted)
+        self._columns = [
+            (column.keyname, column.type._cached_result_processor(_DIALECT, None))
+            for column in compiled._result_columns
+        ]
+        self._metadata: Any = None
+        self._processors: Any = None
 
-    def arguments(self, owner_id: UUID | None, parameters: Mapping[str, Any]) -> list[Any]:
+    def arguments(self, owner_id: UUID | None, parameters: Parameters) -> list[Any]:
+        """The arguments in order. Raises KeyError for a parameter without a value."""
         given = {**self._constants, **parameters, OWNER.key: owner_id}
         return [
             given[name] if process is None else process(given[name])
             for name, process in self._names
         ]
+
+    def rows(self, records: Sequence[Any]) -> Sequence[AnyRow]:
+        """Records of the driver as rows: values in Python's types, by name and by position."""
+        if not records:
+            return []
+        if self._metadata is None:
+            # Of a textual statement only the records know the columns.
+            columns = self._columns or [(name, None) for name in records[0].keys()]  # noqa: SIM118  # a record iterates over its values
+            self._metadata = SimpleResultMetaData([name for name, _ in columns])
+            processors = [process for _, process in columns]
+            self._processors = processors if any(processors) else None
+        metadata, processors = self._metadata, self._processors
+        index = metadata._key_to_index
+        return [Row(metadata, processors, index, tuple(record)) for record in records]
+
+
+class PreparedSelect:
+    """A select that a plan keeps."""
+
+    __slots__ = ("_select", "_texts")
+
+    def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
+        self._select = select
+        self._texts: dict[bool, Prepared] = {}
+
+    @property
+    def prepared(self) -> Prepared:
+        """Compiled when first asked for."""
+        disabled = scope_is_disabled()
+        text = self._texts.get(disabled)
+        if text is None:
+            text = self._texts[disabled] = Prepared(effective(self._select))
+        return text
+
+    def bind(self, owner_id: UUID | None, parameters: Parameters) -> tuple[str, list[Any]]:
+        """The SQL, and its arguments in order."""
+        text = self.prepared
+        return text.sql, text.arguments(owner_id, parameters)
+
+
+_KEPT: MutableMapping[Executable, Prepared] = WeakKeyDictionary()
+
+
+def prepare(statement: Executable) -> Prepared:
+    """A statement as it runs: the same for the same statement."""
+    if scope_is_disabled():
+        return Prepared(effective(statement))
+    found = _KEPT.get(statement)
+    if found is None:
+        found = _KEPT[statement] = Prepared(statement)
+    return found
+
+
+def _constants(compiled: Any, extracted: Sequence[BindParameter[Any]] | None) -> dict[str, Any]:
+    """The values that stand in the statement itself.
+
+    An equal statement may have been compiled before with other values: `extracted` are this one's.
+    """
+    token = current_owner.set(None)  # the owner is no constant, but would be asked for
+    try:
+        values: dict[str, Any] = compiled.construct_params(
+            extracted_parameters=extracted, escape_names=False, _check=False
+        )
+    finally:
+        current_owner.reset(token)
+    given = {name for name, bind in compiled.binds.items() if bind.required}
+    return {name: value for name, value in values.items() if name not in given}

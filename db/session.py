@@ -2,28 +2,28 @@
 
 Resolvers run concurrently, a connection does not: a lock around execute-and-fetch puts their
 statements in line. Nothing is opened before the first statement. BEGIN, the isolation level, the
-timeouts, the application role and the owner for row-level security travel in one round trip; it is
-also the proof that the connection lives, so a broken one is replaced before anything has run.
+timeouts, the application role and the owner for row-level security travel with it; its answer is
+also the proof that the connection lives, so a broken one is replaced before anything has lasted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from sqlalchemy import Executable, Row, TextClause
+from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable, OpenTransaction, uninterrupted
-from db.prepared import PreparedSelect
-from db.scope import current_owner, effective
+from db.connection import DatabaseUnavailable, Opening, OpenTransaction, uninterrupted
+from db.prepared import Prepared, PreparedSelect, prepare
 
 __all__ = [
     "CHANNEL",
@@ -40,9 +40,9 @@ __all__ = [
 CHANNEL = "engram_changes"
 IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
 Operation = Literal["insert", "update", "delete", "restore"]
-Parameters = Mapping[str, object] | Sequence[Mapping[str, object]]
-SNAPSHOT = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
-WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
+Parameters = Mapping[str, object]
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
 
 class StatementCancelled(Exception):
@@ -53,14 +53,6 @@ class Recorder(Protocol):
     """Told of every statement after it ran."""
 
     def __call__(self, sql: str, *, rows: int, milliseconds: float) -> None: ...
-
-
-class _Measured:
-    """A statement that runs, and what it brought."""
-
-    def __init__(self) -> None:
-        self.sql = ""
-        self.rows: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +107,7 @@ class Session:
         self._running = False
         self._cancelled = False
         self._closed = False
+        self._spent = False
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.recorded = False
         """Whether the transaction has audit events, of which the change feed's readers are told."""
@@ -153,26 +146,18 @@ class Session:
         Opens a read snapshot unless a transaction is open. Raises the errors of
         `sqlalchemy.exc`, DatabaseUnavailable and StatementCancelled.
         """
-        async with self._lock:
-            self._check_usable()
-            opened = self._open or await self._begin(SNAPSHOT)
-            return await self._run(opened, statement, parameters)
+        ready = prepare(statement)
+        return ready.rows(await self._fetch(ready, parameters or {}, SNAPSHOT))
 
     async def fetch(
-        self, statement: PreparedSelect, parameters: Mapping[str, object]
+        self, statement: PreparedSelect, parameters: Parameters, *, alone: bool = False
     ) -> Sequence[Any]:
-        """Run a prepared select on the driver itself and fetch its records.
+        """Run a plan's select and fetch the driver's records.
 
-        Opens a read snapshot as `execute` does, and raises what it raises.
+        Opens a read snapshot as `execute` does, and raises what it raises. `alone` says that it is
+        the operation's only statement: it is a snapshot by itself, and ends with its answer.
         """
-        async with self._lock:
-            self._check_usable()
-            opened = self._open or await self._begin(SNAPSHOT)
-            sql, arguments = statement.bind(self._owner_id, parameters)
-            with self._measured(opened) as measured:
-                measured.sql = sql
-                measured.rows = await opened.fetch(sql, arguments)
-        return measured.rows
+        return await self._fetch(statement.prepared, parameters, None if alone else SNAPSHOT)
 
     async def scalar(self, statement: Executable, parameters: Parameters | None = None) -> Any:
         """The first column of the first row, or None."""
@@ -193,7 +178,8 @@ class Session:
             if self._writing:
                 raise RuntimeError("A transaction is open already.")
             await self._end("ROLLBACK")
-            await self._begin(WRITE, statement_timeout_ms)
+            self._spent = False
+            self._begin(WRITE, statement_timeout_ms)
             self._writing = True
         transaction = Transaction()
         try:
@@ -242,39 +228,30 @@ class Session:
         if self._cancelled and not self._writing:
             raise StatementCancelled("The session was cancelled.")
 
-    async def _run(
-        self, opened: OpenTransaction, statement: Executable, parameters: Parameters | None
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
-        statement = effective(statement)
-        if isinstance(statement, TextClause) and "owner_id" in statement._bindparams:
-            parameters = _with_owner(parameters, self._owner_id)
-        token = current_owner.set(self._owner_id)
-        try:
-            with self._measured(opened) as measured:
-                result = await opened.connection.execute(statement, parameters)
-                measured.sql = result.context.statement
-                measured.rows = result.all() if result.returns_rows else ()
-        finally:
-            current_owner.reset(token)
-        return measured.rows
+    async def _fetch(
+        self, statement: Prepared, parameters: Parameters, begin: str | None
+    ) -> Sequence[Any]:
+        async with self._lock:
+            self._check_usable()
+            arguments = statement.arguments(self._owner_id, parameters)
+            records = await self._run(self._open or self._begin(begin), statement.sql, arguments)
+            if begin is None:
+                await self._end("ROLLBACK")
+                self._spent = True
+        return records
 
-    @contextmanager
-    def _measured(self, opened: OpenTransaction) -> Iterator[_Measured]:
+    async def _run(
+        self, opened: OpenTransaction, sql: str, arguments: Sequence[object]
+    ) -> Sequence[Any]:
         """One statement: what it cost, and its failures in our terms."""
-        if opened.lost:
-            # SQLAlchemy would silently continue on a new connection: outside of the transaction,
-            # with the rights of the login role
-            raise DatabaseUnavailable("The connection was lost.")
-        measured = _Measured()
+        records: Sequence[Any] = ()
         self._running = True
         started = perf_counter()
         try:
-            yield measured
+            records = await opened.fetch(sql, arguments)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
-            if error.connection_invalidated:
-                raise DatabaseUnavailable("The connection was lost.") from error
             raise
         except TimeoutError as error:
             raise StatementCancelled("The statement was stopped.") from error
@@ -283,38 +260,30 @@ class Session:
             milliseconds = (perf_counter() - started) * 1000
             self.statements += 1
             self.milliseconds += milliseconds
-        self.rows += len(measured.rows)
+        self.rows += len(records)
         if self._recorder is not None:
-            self._recorder(measured.sql, rows=len(measured.rows), milliseconds=milliseconds)
+            self._recorder(sql, rows=len(records), milliseconds=milliseconds)
+        return records
 
-    async def _begin(self, mode: str, statement_timeout_ms: int | None = None) -> OpenTransaction:
-        self._open = await OpenTransaction.begin(
-            self._engine, self._opening(mode, statement_timeout_ms)
-        )
-        return self._open
-
-    def _opening(self, mode: str, statement_timeout_ms: int | None) -> str:
+    def _begin(self, begin: str | None, statement_timeout_ms: int | None = None) -> OpenTransaction:
+        """A transaction that begins with its first statement."""
+        if self._spent:
+            raise RuntimeError("A statement that was to be alone was not.")
         options = self._options
         timeout = (
             options.statement_timeout_ms if statement_timeout_ms is None else statement_timeout_ms
         )
-        settings = {
-            "statement_timeout": int(timeout),
-            "lock_timeout": int(options.lock_timeout_ms),
-            "idle_in_transaction_session_timeout": int(options.idle_timeout_ms),
-            # made from the number, so that nothing but 32 hex digits can get here
-            "app.owner_id": "" if self._owner_id is None else UUID(int=self._owner_id.int),
-        }
-        role = f'SET LOCAL ROLE "{options.role}";' if options.role else ""
-        return f"BEGIN {mode};{role}" + ";".join(
-            f"SET LOCAL {name}='{value}'" for name, value in settings.items()
-        )
+        names, values = _settings(options, int(timeout), begin is None)
+        # made from the number, so that nothing but 32 hex digits can get here
+        owner = "" if self._owner_id is None else str(UUID(int=self._owner_id.int))
+        self._open = OpenTransaction(self._engine, Opening(begin, names, (*values, owner)))
+        return self._open
 
     async def _finish_snapshot(self, *, closing: bool = False) -> None:
         async with self._lock:
             if self._writing and not closing:
                 raise RuntimeError("A transaction is open, not a snapshot.")
-            self._writing = False
+            self._writing = self._spent = False
             self._changes.clear()
             self.recorded = False
             await self._end("ROLLBACK")
@@ -326,6 +295,11 @@ class Session:
             self._writing = False
             changes, self._changes = self._changes, {}
             recorded, self.recorded = self.recorded, False
+            if self._open is not None and not self._open.used:
+                if not (commit and changes):
+                    self._open = None
+                    return
+                await self._run(self._open, "SELECT", ())
             if not commit:
                 await self._end("ROLLBACK")
                 return
@@ -346,10 +320,20 @@ class Session:
         return await current.end(ending) if current else None
 
 
-def _with_owner(parameters: Parameters | None, owner_id: UUID | None) -> Parameters:
-    if isinstance(parameters, Sequence):
-        return [{"owner_id": owner_id, **row} for row in parameters]
-    return {"owner_id": owner_id, **(parameters or {})}
+@lru_cache
+def _settings(
+    options: SessionOptions, timeout_ms: int, alone: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The settings of a transaction, the owner's last; and the values of the others."""
+    settings = {
+        **({"role": options.role} if options.role else {}),
+        # what BEGIN says of a snapshot
+        **({"transaction_read_only": "on"} if alone else {}),
+        "statement_timeout": str(timeout_ms),
+        "lock_timeout": str(int(options.lock_timeout_ms)),
+        "idle_in_transaction_session_timeout": str(int(options.idle_timeout_ms)),
+    }
+    return (*settings, "app.owner_id"), tuple(settings.values())
 
 
 def _payloads(

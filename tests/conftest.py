@@ -10,17 +10,18 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.connection import OpenTransaction
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.migrate import upgrade
@@ -196,16 +197,19 @@ async def open_session(engine: AsyncEngine) -> AsyncIterator[OpenSession]:
 
 
 @pytest.fixture
-def statements(engine: AsyncEngine) -> Iterator[list[str]]:
-    """The SQL that sessions on `engine` send during the test; BEGIN and COMMIT are not listed."""
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SQL that sessions send during the test; BEGIN and COMMIT are not listed."""
     sent: list[str] = []
+    fetch = OpenTransaction.fetch
 
-    def record(_c: object, _cursor: object, sql: str, *_: object) -> None:
+    async def record(
+        transaction: OpenTransaction, sql: str, arguments: Sequence[object]
+    ) -> Sequence[Any]:
         sent.append(sql)
+        return await fetch(transaction, sql, arguments)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", record)
-    yield sent
-    event.remove(engine.sync_engine, "before_cursor_execute", record)
+    monkeypatch.setattr(OpenTransaction, "fetch", record)
+    return sent
 
 
 @pytest.fixture(scope="session")

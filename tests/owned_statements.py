@@ -7,7 +7,7 @@ parameter too, or to rows of the statement itself. Distributed by owner, each wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ import server.replies.store
 import server.startup
 import server.sweeper
 from db import scope
+from db.connection import OpenTransaction
 from db.models import metadata
 from db.session import Session
 
@@ -73,13 +74,13 @@ def statements_read() -> Iterator[None]:
 class ReadSession(Session):
     """A session whose statements are read."""
 
-    @contextmanager
-    def _measured(self, *arguments: Any) -> Iterator[Any]:
-        with super()._measured(*arguments) as measured:
-            yield measured
-        if scope.scope_is_disabled() or measured.sql in sent or measured.sql in ALLOWED:
-            return
-        sent[measured.sql] = unowned(measured.sql)
+    async def _run(
+        self, opened: OpenTransaction, sql: str, arguments: Sequence[object]
+    ) -> Sequence[Any]:
+        records = await super()._run(opened, sql, arguments)
+        if not (scope.scope_is_disabled() or sql in sent or sql in ALLOWED):
+            sent[sql] = unowned(sql)
+        return records
 
 
 def unowned(sql: str) -> list[str]:

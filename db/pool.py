@@ -1,0 +1,47 @@
+"""The pool of connections: SQLAlchemy's, which can tell whether one is at hand.
+
+A connection that has been made is handed over without waiting, and so without the greenlet that
+SQLAlchemy needs to wait in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import greenlet_spawn
+
+__all__ = ["ReadyPool", "check_out"]
+
+
+class ReadyPool(AsyncAdaptedQueuePool):
+    """A queue of connections, which may hold places whose connection was thrown away."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._hollow = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next connection needs neither waiting nor making."""
+        return not self._hollow and self.checkedin() > 0
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        entry = super()._do_get()
+        if entry.dbapi_connection is None:
+            self._hollow -= 1
+        return entry
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if record.dbapi_connection is None:
+            self._hollow += 1
+        super()._do_return_conn(record)
+
+
+async def check_out(engine: AsyncEngine) -> Any:
+    """A connection of the engine's pool, as the pool hands it out. Raises what connecting does."""
+    pool = engine.sync_engine.pool
+    if isinstance(pool, ReadyPool) and pool.ready:
+        return pool.connect()
+    return await greenlet_spawn(pool.connect)
