@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.engine import keeps_statements
 from db.pipeline import Ahead, Pipeline
-from db.pool import check_out
+from db.pool import check_in, check_out
 
 # InternalClientError: the server's good-bye to an idle connection is still unread
 DRIVER_ERRORS = (
@@ -121,7 +121,7 @@ class OpenTransaction:
                 if not replaceable:
                     what = "connection was lost" if self.begun else "database does not answer"
                     raise DatabaseUnavailable(f"The {what}.") from error
-                self._give_back(sound=False)
+                await self._give_back(sound=False)
                 continue
             self.begun = True
             self._fairy.info[PROVEN] = True
@@ -158,7 +158,7 @@ class OpenTransaction:
                 return None
             raise _translated(self._dialect, error) from error
         finally:
-            self._give_back()
+            await self._give_back()
 
     async def _check_out(self) -> None:
         try:
@@ -197,10 +197,10 @@ class OpenTransaction:
             return (error.sqlstate or "").startswith(("08", "57P"))
         return not isinstance(error, asyncpg.InterfaceError) or self.lost
 
-    def _give_back(self, *, sound: bool = True) -> None:
+    async def _give_back(self, *, sound: bool = True) -> None:
         fairy, self._fairy = self._fairy, None
         if sound and not self.lost:
-            fairy.close()
+            await check_in(self._engine, fairy)
         else:
             fairy.invalidate()
         self._driver = None
@@ -227,7 +227,9 @@ def _translated(dialect: Dialect, error: Exception) -> BaseException:
     dbapi: Any = dialect.loaded_dbapi
     kinds = dbapi._asyncpg_error_translate
     kind = next((kinds[base] for base in type(error).__mro__ if base in kinds), dbapi.Error)
+    told = kind(str(error), error)
+    told.__cause__ = error
     raised: BaseException = DBAPIError.instance(
-        None, None, kind(str(error), error), dbapi.Error, hide_parameters=True, dialect=dialect
+        None, None, told, dbapi.Error, hide_parameters=True, dialect=dialect
     )
     return raised

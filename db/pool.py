@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
-__all__ = ["ReadyPool", "check_out"]
+__all__ = ["ReadyPool", "check_in", "check_out"]
 
 
 class ReadyPool(AsyncAdaptedQueuePool):
@@ -45,3 +45,11 @@ async def check_out(engine: AsyncEngine) -> Any:
     if isinstance(pool, ReadyPool) and pool.ready:
         return pool.connect()
     return await greenlet_spawn(pool.connect)
+
+
+async def check_in(engine: AsyncEngine, fairy: Any) -> None:
+    """Give a sound connection back."""
+    if isinstance(engine.sync_engine.pool, ReadyPool):
+        fairy.close()
+    else:
+        await greenlet_spawn(fairy.close)  # without a pool this ends it, which takes a while

@@ -31,12 +31,13 @@ _SHARED: Any = LRUCache(SHARED)
 class Prepared:
     """A statement as text with numbered parameters, and how its records become rows."""
 
-    __slots__ = ("_columns", "_constants", "_metadata", "_names", "_processors", "sql")
+    __slots__ = ("_columns", "_constants", "_metadata", "_names", "_owner", "_processors", "sql")
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: Executable, shared: Any = None) -> None:
+        """`shared` keeps the compiled form for equal statements."""
         element: Any = statement
         compiled, extracted, _, _ = element._compile_w_cache(
-            _DIALECT, compiled_cache=_SHARED, column_keys=[]
+            _DIALECT, compiled_cache=shared, column_keys=[]
         )
         if compiled.post_compile_params:
             raise NotImplementedError("A list as parameter: use any_() of one array.")
@@ -44,6 +45,13 @@ class Prepared:
         self.sql = str(compiled)
         self._names = [(name, processors.get(name)) for name in compiled.positiontup]
         self._constants = _constants(compiled, extracted)
+        # The session's owner goes where OWNER stands, or `:owner_id` in a text; a value that only
+        # has the same name is a value.
+        self._owner = [
+            name
+            for name, bind in compiled.binds.items()
+            if bind.callable is OWNER.callable or (bind.required and name == OWNER.key)
+        ]
         self._columns = [
             (column.keyname, column.type._cached_result_processor(_DIALECT, None))
             for column in compiled._result_columns
@@ -53,7 +61,9 @@ class Prepared:
 
     def arguments(self, owner_id: UUID | None, parameters: Parameters) -> list[Any]:
         """The arguments in order. Raises KeyError for a parameter without a value."""
-        given = {**self._constants, **parameters, OWNER.key: owner_id}
+        given = {**self._constants, **parameters}
+        for name in self._owner:
+            given[name] = owner_id
         return [
             given[name] if process is None else process(given[name])
             for name, process in self._names
@@ -107,7 +117,7 @@ def prepare(statement: Executable) -> Prepared:
         return Prepared(effective(statement))
     found = _KEPT.get(statement)
     if found is None:
-        found = _KEPT[statement] = Prepared(statement)
+        found = _KEPT[statement] = Prepared(statement, _SHARED)
     return found
 
 

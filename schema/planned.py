@@ -35,6 +35,8 @@ class Run:
     session: Session
     loaders: Loaders
     variables: VariableValues
+    alone: bool = False
+    """Whether the plan has one statement, and the operation nothing else."""
 
 
 class PlannedArguments(Generic[T]):
@@ -88,6 +90,11 @@ class RowsPlan:
     def columns(self) -> tuple[str, ...]:
         """What to read, in the order of the records."""
         return tuple(self._columns)
+
+    @property
+    def reads_more(self) -> bool:
+        """Whether there are levels below this one."""
+        return bool(self._children)
 
     def position(self, name: str) -> int:
         """Where a column stands in the records; reading it from now on."""

@@ -151,6 +151,11 @@ class PagesChild:
         self._statements: dict[tuple[PageShape, bool], PreparedSelect] = {}
         self._columns: tuple[str, ...] = ()
 
+    @property
+    def single(self) -> bool:
+        """Whether one statement brings it all."""
+        return self.reads_rows is not self.counts and not self.rows.reads_more
+
     def shape(self) -> tuple[int, ConnectionShape]:
         """A new selection of this connection."""
         shape = ConnectionShape(self)
@@ -207,7 +212,8 @@ class PagesChild:
         parameters = request.parameters
         parameters["limit"] = request.limit + self.looks_further
         if self.relation.root:
-            groups[None] = list(await run.session.fetch(statement, parameters))
+            records = await run.session.fetch(statement, parameters, alone=run.alone)
+            groups[None] = list(records)
             return
         parameters["keys"] = list(groups)
         for record in await run.session.fetch(statement, parameters):
@@ -219,7 +225,7 @@ class PagesChild:
         statement = self._statement(request.shape, counting=True)
         parameters = request.filter_parameters
         if self.relation.root:
-            records = await run.session.fetch(statement, parameters)
+            records = await run.session.fetch(statement, parameters, alone=run.alone)
             return {None: records[0][0]}
         parameters["keys"] = list(keys)
         return {record[0]: record[1] for record in await run.session.fetch(statement, parameters)}

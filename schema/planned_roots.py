@@ -17,6 +17,11 @@ from schema.planned_pages import PagesChild
 class Root(Protocol):
     """A root field."""
 
+    @property
+    def single(self) -> bool:
+        """Whether one statement brings it all."""
+        ...
+
     def finish(self) -> None:
         """Called once, when the plan is complete."""
         ...
@@ -32,6 +37,10 @@ class RootPage:
     def __init__(self, page: PagesChild, selection: int) -> None:
         self._page = page
         self._selection = selection
+
+    @property
+    def single(self) -> bool:
+        return self._page.single
 
     def finish(self) -> None:
         self._page.finish()
@@ -57,6 +66,10 @@ class RootRow:
         self._selection = selection
         self._statement: PreparedSelect | None = None
 
+    @property
+    def single(self) -> bool:
+        return not self._rows.reads_more
+
     def finish(self) -> None:
         self._rows.position("id")
         self._rows.finish()
@@ -66,7 +79,7 @@ class RootRow:
         assert self._statement is not None
         run.loaders.permit(self._rows.mirror)
         keys = [self._identify(run)]
-        records = await run.session.fetch(self._statement, {"keys": keys})
+        records = await run.session.fetch(self._statement, {"keys": keys}, alone=run.alone)
         if not records and not self._nullable:
             raise CannotPlan
         objects = (await self._rows.emit(run, records))[self._selection]
@@ -90,6 +103,10 @@ class RootNodes:
         self._named = named
         self._several = several
         self._plans: dict[Mirror, tuple[RowsPlan, int, int]] = {}
+
+    @property
+    def single(self) -> bool:
+        return False  # a statement for each type, and only the ids tell of how many
 
     def finish(self) -> None:
         """Plan what may be unplannable; of all other types only what every row has is selected."""
@@ -132,11 +149,14 @@ class PlannedQuery:
         self.keys: list[str] = []
         self.constants: dict[str, str] = {}
         self.roots: list[tuple[str, Root]] = []
+        self.single = False
+        """Whether one statement brings it all, which is a snapshot without a transaction."""
 
     def finish(self) -> None:
         """Called once, when the plan is complete."""
         for _, root in self.roots:
             root.finish()
+        self.single = len(self.roots) == 1 and self.roots[0][1].single
 
     async def run(self, run: Run) -> dict[str, Any]:
         """The response's `data`. Whatever it raises, graphql-core has to say what was wrong."""

@@ -97,7 +97,7 @@ class Plans:
         if plan is None or values is None:
             return None
         try:
-            return await plan.run(Run(context.session, context.loaders, values))
+            return await plan.run(Run(context.session, context.loaders, values, plan.single))
         except (DatabaseUnavailable, StatementCancelled):
             raise
         except Exception as error:

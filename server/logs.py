@@ -78,7 +78,7 @@ def configure(*, json: bool, level: str = "info") -> None:
     # one line per operation is ours; one per HTTP request would say the same again
     logging.getLogger("uvicorn.access").disabled = True
     # and the provider's address and what it is sent are nobody's to read
-    for name in ("alembic", "sqlalchemy", "asyncio", "openai", "httpx2", "httpcore2"):
+    for name in ("alembic", "sqlalchemy", "asyncio", "db.pool", "openai", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

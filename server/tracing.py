@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from secrets import token_hex
+from random import getrandbits
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.failures import MASKED, failure
@@ -19,6 +18,7 @@ log = structlog.get_logger("engram.server")
 
 SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,63}")
 HEADER = "x-request-id"
+NAME = HEADER.encode()
 
 
 class Tracing:
@@ -35,18 +35,16 @@ class Tracing:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        brought = Headers(scope=scope).get(HEADER, "")
-        request_id = brought if SANE.fullmatch(brought) else token_hex(16)
+        request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        added = [(NAME, request_id.encode()), (b"x-content-type-options", b"nosniff")]
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] in ("http.response.start", "websocket.accept"):
                 started = True
-                headers = MutableHeaders(scope=message)
-                headers[HEADER] = request_id
-                headers["x-content-type-options"] = "nosniff"
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         try:
@@ -58,3 +56,13 @@ class Tracing:
             elif not started:
                 entry = failure(MASKED, "INTERNAL_SERVER_ERROR", requestId=request_id)
                 await send_json(send_with_id, 500, {"errors": [entry]}, JSON)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == NAME:
+            brought: str = value.decode("latin-1")
+            if SANE.fullmatch(brought):
+                return brought
+            break
+    return f"{getrandbits(128):032x}"  # a name, not a secret
