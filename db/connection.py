@@ -18,7 +18,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.engine import keeps_statements
 from db.pipeline import Ahead, Pipeline
 from db.pool import check_in, check_out
 
@@ -168,9 +167,7 @@ class OpenTransaction:
         except (*DRIVER_ERRORS, DBAPIError, self._dialect.loaded_dbapi.Error) as error:
             raise DatabaseUnavailable("The database does not answer.") from error
         self._fairy, self._driver = fairy, fairy.driver_connection
-        self._pipeline = (
-            Pipeline.of(self._driver, fairy.info) if keeps_statements(self._engine) else None
-        )
+        self._pipeline = Pipeline.of(self._driver)
 
     async def _run(self, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
         driver, pipeline = self._driver, self._pipeline
@@ -186,8 +183,11 @@ class OpenTransaction:
             records = await statement.fetch(*arguments)
             return records
         self._settled = False
-        await pipeline.write(self._opening.ahead)
-        records = await statement.fetch(*arguments)
+        await pipeline.put_ahead(self._opening.ahead)
+        try:
+            records = await statement.fetch(*arguments)
+        finally:
+            pipeline.take_back()
         self._settled = self._alone
         return records
 

@@ -22,12 +22,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from db.pipeline import connect
 from db.pool import ReadyPool
 
 Pooler = Literal["session", "transaction"]
-
-POOLER = "engram_pooler"
-"""The execution option of an engine that names its pooler's mode."""
 
 SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -141,6 +139,8 @@ def create_engine(
     if target.pooler == "transaction":
         # a prepared statement lives on one server connection; the next transaction has another
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    else:
+        arguments["async_creator_fn"] = connect
     pool: dict[str, Any] = (
         {
             "poolclass": ReadyPool,
@@ -156,17 +156,11 @@ def create_engine(
         connect_args=arguments,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
-        execution_options={POOLER: target.pooler},
         pool_pre_ping=False,
         **pool,
     )
     event.listen(engine.sync_engine, "checkin", _discard_open_transaction)
     return engine
-
-
-def keeps_statements(engine: AsyncEngine) -> bool:
-    """Whether what a connection prepares is still there in its next transaction."""
-    return engine.sync_engine.get_execution_options().get(POOLER) == "session"
 
 
 def driver_connection(connection: DBAPIConnection) -> Any:

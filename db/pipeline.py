@@ -2,8 +2,8 @@
 
 The driver waits for the answer to each message before it sends the next. BEGIN and the settings of
 a transaction need no such wait: nothing of theirs is looked at, and when one of them fails the
-server skips what follows up to the next Sync, which is the driver's. So they are written just
-before the driver writes a statement, leave in the same packet, and cost no trip of their own.
+server skips what follows up to the next Sync, which is the driver's. So they are put before the
+next thing that the driver writes, leave with it, and cost no trip of their own.
 
 A statement behind them, without BEGIN, is one transaction by itself: everything up to a Sync is
 (PostgreSQL, "Frontend/Backend Protocol", Pipelining). Settings that are local end with it.
@@ -13,9 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any
+
+import asyncpg
+from asyncpg.protocol import Protocol
+
+__all__ = ["Ahead", "Pipeline", "connect"]
 
 PREPARED = 128
 """Statements that a connection keeps prepared."""
@@ -32,27 +37,32 @@ Ahead = Sequence[tuple[str, Sequence[str]]]
 """Statements and their arguments, all of them text."""
 
 
-class Pipeline(asyncio.Protocol):
-    """Stands between the transport of a driver's connection and the driver."""
+async def connect(*arguments: Any, **options: Any) -> Any:
+    """`asyncpg.connect`, with a pipeline for `Pipeline.of`."""
+    loop = asyncio.get_running_loop()
+    driver: Any = await asyncpg.connect(*arguments, loop=_Loop(loop), **options)
+    driver._loop = loop  # from here on the driver looks for its own tasks in it
+    return driver
 
-    def __init__(self, driver: Any) -> None:
+
+class Pipeline:
+    """What a connection has prepared, and the way ahead of its driver."""
+
+    def __init__(self, driver: Any, outgoing: _Outgoing) -> None:
         self._driver = driver
-        self._protocol = driver._protocol
-        self._transport = driver._transport
-        self._receive = self._protocol.data_received
+        self._outgoing = outgoing
         self._statements: OrderedDict[str, Any] = OrderedDict()
         self._preparing = False
-        self._unanswered = 0
-        self._held = b""
-        self._transport.set_protocol(self)
 
     @classmethod
-    def of(cls, driver: Any, info: dict[Any, Any]) -> Pipeline:
-        """The pipeline of a pooled connection; `info` lives as long as the connection."""
-        pipeline: Pipeline | None = info.get(cls)
-        if pipeline is None or pipeline._driver is not driver:
-            pipeline = info[cls] = cls(driver)
-        return pipeline
+    def of(cls, driver: Any) -> Pipeline | None:
+        """The pipeline of a connection, None if it was not made by `connect`."""
+        outgoing = driver._transport
+        if not isinstance(outgoing, _Outgoing):
+            return None
+        if outgoing.pipeline is None:
+            outgoing.pipeline = cls(driver, outgoing)
+        return outgoing.pipeline
 
     async def prepare(self, sql: str) -> Any:
         """The driver's prepared statement of a text. Raises what the driver raises."""
@@ -72,8 +82,8 @@ class Pipeline(asyncio.Protocol):
         """Prepare everything anew: the schema has changed."""
         self._statements.clear()
 
-    async def write(self, ahead: Ahead) -> None:
-        """Write statements that the driver's next one follows at once, before anything else."""
+    async def put_ahead(self, ahead: Ahead) -> None:
+        """Put statements before what the driver writes next."""
         prepared = [(await self.prepare(sql), arguments) for sql, arguments in ahead]
         messages = [
             _bind_and_execute(statement.get_name(), arguments) for statement, arguments in prepared
@@ -82,26 +92,75 @@ class Pipeline(asyncio.Protocol):
             # The driver prepares without a Sync: what has begun with it has to end first.
             messages.insert(0, SYNC)
             self._preparing = False
-        self._unanswered = len(prepared)
-        self._transport.write(b"".join(messages))
+        self._outgoing.hold(b"".join(messages), len(prepared))
+
+    def take_back(self) -> None:
+        """Forget what was put ahead and has not left, because the driver wrote nothing."""
+        self._outgoing.hold(b"", 0)
+
+
+class _Outgoing:
+    """A transport that writes what is held before what it is given."""
+
+    def __init__(self, transport: Any, incoming: _Incoming) -> None:
+        self.pipeline: Pipeline | None = None
+        self._transport = transport
+        self._write: Callable[[bytes], None] = transport.write
+        self._incoming = incoming
+        self._held = b""
+        self._answers = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def hold(self, messages: bytes, answers: int) -> None:
+        self._held, self._answers = messages, answers
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            self._incoming.skip(self._answers)
+            data, self._held = b"".join((self._held, data)), b""
+        self._write(data)
+
+    def set_protocol(self, protocol: Any) -> None:
+        """The driver says who reads, once a connection is encrypted."""
+        self._incoming = _Incoming(protocol)
+        self._transport.set_protocol(self._incoming)
+
+
+class _Incoming(asyncio.Protocol):
+    """Hands the driver what the server sends, but for the answers to what was put ahead."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._receive: Callable[[bytes], None] = protocol.data_received
+        self._unanswered = 0
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.outgoing = _Outgoing(transport, self)
+        self._protocol.connection_made(self.outgoing)
+
+    def skip(self, answers: int) -> None:
+        """Keep the next answers from the driver."""
+        self._unanswered = answers
 
     def data_received(self, data: bytes) -> None:
-        """Hand the driver what is its own."""
         if self._unanswered:
-            data = self._after_answers(self._held + data)
+            data = self._after_answers(self._rest + data)
         if data:
             self._receive(data)
 
     def _after_answers(self, data: bytes) -> bytes:
-        """What follows the answers to the statements ahead. An error is for the driver."""
+        """What follows the answers to be skipped. An error is for the driver."""
         theirs: list[bytes] = []
         start, size = 0, len(data)
-        self._held = b""
+        self._rest = b""
         while self._unanswered:
             body = start + HEADER.size
             end = start + 1 + int.from_bytes(data[start + 1 : body], "big")
             if body > size or end > size:
-                self._held = data[start:]
+                self._rest = data[start:]
                 return b"".join(theirs)
             kind = data[start]
             if kind == ERROR:
@@ -129,6 +188,40 @@ class Pipeline(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
+
+
+class _Loop:
+    """An event loop whose connections to PostgreSQL go through a pipeline."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, make: Any, *arguments: Any, **options: Any) -> Any:
+        return await _connected(self._loop.create_connection, make, arguments, options)
+
+    async def create_unix_connection(self, make: Any, *arguments: Any, **options: Any) -> Any:
+        return await _connected(self._loop.create_unix_connection, make, arguments, options)
+
+    async def start_tls(self, transport: Any, protocol: Any, *rest: Any, **options: Any) -> Any:
+        encrypted = await self._loop.start_tls(transport, protocol, *rest, **options)
+        # Who reads is said next, by `set_protocol`.
+        return _Outgoing(encrypted, _Incoming(protocol))
+
+
+async def _connected(
+    open_connection: Any, make: Any, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, Any]:
+    protocol = make()
+    if not isinstance(protocol, Protocol):
+        # Asking for TLS, or for a statement to be cancelled.
+        opened: tuple[Any, Any] = await open_connection(lambda: protocol, *arguments, **options)
+        return opened
+    incoming = _Incoming(protocol)
+    await open_connection(lambda: incoming, *arguments, **options)
+    return incoming.outgoing, protocol
 
 
 def _bind_and_execute(statement: str, arguments: Sequence[str]) -> bytes:
