@@ -218,7 +218,8 @@ class Session:
         if self._closed and self._open is None:
             return
         self._closed = True
-        await uninterrupted(self._finish_snapshot(closing=True))
+        if self._open is not None or self._lock.locked():
+            await uninterrupted(self._finish_snapshot(closing=True))
 
     # What follows runs under the lock.
 

@@ -9,6 +9,7 @@ from graphql import (
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLField,
+    GraphQLSchema,
     OperationDefinitionNode,
     VariableNode,
     Visitor,
@@ -18,7 +19,11 @@ from graphql import (
     get_nullable_type,
     visit,
 )
-from graphql.execution.values import VariableValues
+from graphql.execution.get_variable_signature import (
+    GraphQLVariableSignature,
+    get_variable_signature,
+)
+from graphql.execution.values import VariableValues, VariableValueSource
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.arguments import convert_arguments
 from strawberry.utils.str_converters import to_snake_case
@@ -82,7 +87,10 @@ def argument_values(
     return plain, None
 
 
-_PLAIN = frozenset({"Boolean", "ID", "Int", "String"})
+_PYTHON: dict[str, type] = {"Boolean": bool, "ID": str, "Int": int, "String": str}
+_PLAIN = frozenset(_PYTHON)
+LARGEST = 2**31
+"""`Int` goes from its negative up to it, and does not reach it."""
 
 
 def _plain_variables(definition: GraphQLField, node: FieldNode) -> dict[str, str] | None:
@@ -103,6 +111,42 @@ def _plain_variables(definition: GraphQLField, node: FieldNode) -> dict[str, str
         elif _variables_in(argument):
             return None
     return given
+
+
+class PlainVariables:
+    """Variables of built-in types, whose values are used as they came when they are of the type.
+
+    graphql-core looks at the types anew for each request, which takes as long as a small plan.
+    """
+
+    def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode) -> None:
+        self._known: list[tuple[GraphQLVariableSignature, type]] | None = []
+        for node in operation.variable_definitions or ():
+            signature = get_variable_signature(schema, node)
+            plain = None
+            if not isinstance(signature, GraphQLError) and node.default_value is None:
+                name = str(get_nullable_type(signature.type))
+                plain = _PYTHON.get(name)
+            if plain is None or isinstance(signature, GraphQLError):
+                self._known = None  # graphql-core knows how
+                return
+            self._known.append((signature, plain))
+
+    def values(self, given: Mapping[str, object]) -> VariableValues | None:
+        """The values; None when any of them is not simply what its type says."""
+        if self._known is None:
+            return None
+        sources: dict[str, VariableValueSource] = {}
+        coerced: dict[str, object] = {}
+        for signature, plain in self._known:
+            value = given.get(signature.name)
+            if type(value) is not plain:
+                return None
+            if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+                return None
+            sources[signature.name] = VariableValueSource(signature, value)
+            coerced[signature.name] = value
+        return VariableValues(sources, coerced)
 
 
 def _variables_in(node: FieldNode | ArgumentNode) -> list[str]:

@@ -16,7 +16,7 @@ from db.session import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
 from schema.mirror import Mirror
 from schema.plan import Planner
-from schema.plan_arguments import shaping_variables
+from schema.plan_arguments import PlainVariables, shaping_variables
 from schema.planned import CannotPlan, RowsPlan, Run
 from schema.planned_roots import PlannedQuery, Root
 from schema.projection import Unplannable
@@ -45,6 +45,7 @@ class Plans:
         self._planner = planner
         self._operation = operation
         self._fragments = fragments
+        self._variables = PlainVariables(planner.schema, operation)
         self._shaping = shaping_variables(operation, fragments)
         self._parts: OrderedDict[Hashable, Any] = OrderedDict()
 
@@ -111,6 +112,9 @@ class Plans:
         definitions = self._operation.variable_definitions
         if not definitions:
             return _NO_VARIABLES
+        plain = self._variables.values(variables)
+        if plain is not None:
+            return plain
         values = get_variable_values(self._planner.schema, definitions, dict(variables))
         return None if isinstance(values, list) else values
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from db.engine import create_engine
@@ -52,6 +54,7 @@ CONDITIONS = ("if-none-match", "if-range", "range")
 EXPORT_POLL_SECONDS = 2
 FIRST_SWEEP_SECONDS = 60
 """At most: at random, so that processes that start together do not all wait for one of them."""
+GRAPHQL = "/graphql"
 
 
 def create_app(
@@ -160,16 +163,38 @@ def create_app(
         Route("/readyz", readiness(engine), methods=["GET"]),
         *(page.routes if page is not None else ()),
         Route("/exports/{id}", ExportDownload(engine, options, identity)),
-        Route("/graphql", endpoint),
-        WebSocketRoute("/graphql", socket),
+        Route(GRAPHQL, endpoint),
+        WebSocketRoute(GRAPHQL, socket),
     ]
-    app = Starlette(
+    app = Application(
+        Tracing(endpoint) if not settings.allowed_origins else None,
         routes=routes,
         middleware=[Middleware(Tracing), *cross_origin(settings)],
         lifespan=lifespan,
     )
     app.state.stopping = stopping
     return app
+
+
+class Application(Starlette):
+    """Starlette, which hands the requests of GraphQL over without asking every layer."""
+
+    def __init__(self, direct: ASGIApp | None, **options: Any) -> None:
+        """``direct`` is what is behind the path of GraphQL, where no middleware has a say."""
+        super().__init__(**options)
+        self._direct = direct
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            self._direct is not None
+            and scope["type"] == "http"
+            and scope["path"] == GRAPHQL
+            and not scope.get("root_path")
+        ):
+            scope["app"] = self
+            await self._direct(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def contexts_of(services: Services) -> MakeContext:

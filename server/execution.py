@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any, Protocol, Self, TypeGuard, cast, runtime_checkable
 
 import orjson
-import structlog
 from graphql import (
     DocumentNode,
     ExecutionResult,
@@ -32,11 +31,12 @@ from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
 from server.failures import Failure, failure, present, reveal
 from server.guard import too_complex
+from server.logs import Events
 from server.requests import GraphQLRequest, find_nul
 
 __all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
 
-log = structlog.get_logger("engram.operations")
+OPERATIONS = Events("engram.operations", "operation")
 MAX_COERCION_ERRORS = 20
 # Strawberry's own test, quicker than graphql-core's on plain values.
 IS_AWAITABLE = cast(Callable[[Any], TypeGuard[Awaitable[Any]]], optimized_is_awaitable)
@@ -295,8 +295,7 @@ class Runner:
     ) -> None:
         session = context.anonymous_session
         actor = context.actor
-        log.info(
-            "operation",
+        OPERATIONS.tell(
             name=planned.operation.name,
             type=planned.kind.value,
             actor_id=str(actor.id) if actor is not None else None,

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from graphql import OperationType
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from db.connection import DatabaseUnavailable
@@ -26,7 +25,7 @@ from server.queries import CACHED, etag_of, is_current, read_parameters
 from server.requests import BadRequest, GraphQLRequest, read_json
 from server.sse import SERVER_SENT_EVENTS
 from server.streams import send_answers
-from server.wire import ClientGone, Refusal, read_body, send_bytes, send_json, stop_when_gone
+from server.wire import ClientGone, Refusal, StopWhenGone, read_body, send_bytes, send_json
 
 __all__ = ["GraphQLEndpoint", "HttpOptions", "client_of", "request_id_of"]
 
@@ -70,7 +69,7 @@ class GraphQLEndpoint:
         self.page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+        headers = headers_of(scope)
         accepted = negotiate(headers.get("accept"))
         try:
             if self.page is not None and scope["method"] == "GET" and accepted.html:
@@ -93,7 +92,12 @@ class GraphQLEndpoint:
             pass  # nobody is left to answer
 
     async def _post(
-        self, scope: Scope, receive: Receive, send: Send, headers: Headers, accepted: Accepted
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Mapping[str, str],
+        accepted: Accepted,
     ) -> None:
         check_request(scope["method"], headers, accepted)
         caller = await self._caller(scope, headers)
@@ -140,7 +144,7 @@ class GraphQLEndpoint:
         scope: Scope,
         receive: Receive,
         send: Send,
-        headers: Headers,
+        headers: Mapping[str, str],
         accepted: Accepted,
         parameters: dict[str, object],
     ) -> None:
@@ -163,7 +167,7 @@ class GraphQLEndpoint:
             return
         await send_bytes(send, 200, body, accepted.json, CACHED | {"etag": etag})
 
-    async def _caller(self, scope: Scope, headers: Headers) -> Caller:
+    async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
         try:
             actor = await self.identity.actor(bearer_token(headers.get("authorization")))
         except Unauthenticated as error:
@@ -187,7 +191,7 @@ class GraphQLEndpoint:
         run = self.operations.run(planned, caller)
         if planned.kind is OperationType.MUTATION:
             return await run.execute()  # a client that goes away does not stop a mutation
-        async with stop_when_gone(receive, run):
+        async with StopWhenGone(receive, run):
             return await run.execute()
 
     async def _stream(
@@ -277,6 +281,14 @@ def request_id_of(scope: Scope) -> str:
     """The id that the request carries through logs and errors; see ``server.tracing``."""
     request_id: str = scope["state"]["request_id"]
     return request_id
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers by name, in small letters; of those that come twice the first."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
 
 
 def client_of(scope: Scope, headers: Mapping[str, str]) -> Client:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -80,6 +81,15 @@ def bearer_token(header: str | None) -> str | None:
     return token.strip()
 
 
+@lru_cache(maxsize=KEPT_ACTORS)
+def _read(token: str) -> tuple[Key, bytes] | None:
+    """What a token is looked up by, and its secret; None when it is malformed."""
+    parsed = tokens.parse(token)
+    if parsed is None:
+        return None
+    return Key(parsed.owner_id, tokens.hashed(parsed.secret)), parsed.secret
+
+
 def _table(model: type[Any]) -> Table:
     table: Table = model.__table__
     return table
@@ -142,10 +152,11 @@ class Identity:
         """Whose token it is; nobody's without one. Raises Unauthenticated, DatabaseUnavailable."""
         if token is None:
             return None
-        parsed = tokens.parse(token)
-        if parsed is None:
+        named = _read(token)
+        if named is None:
             raise Unauthenticated
-        actor = await self._find(parsed.owner_id, parsed.secret)
+        key, secret = named
+        actor = self._remembered(key) or await self._find(key, secret)
         if actor is None:
             raise Unauthenticated
         return actor
@@ -155,7 +166,8 @@ class Identity:
         if actor is None:
             return True
         try:
-            return await self._find(actor.owner_id, actor.secret) is not None
+            key = Key(actor.owner_id, tokens.hashed(actor.secret))
+            return await self._find(key, actor.secret) is not None
         except DatabaseUnavailable:
             return True  # it says nothing about the login, and operations fail by themselves
 
@@ -172,12 +184,17 @@ class Identity:
         if self._marking:
             await asyncio.wait(self._marking)
 
-    async def _find(self, owner_id: UUID, secret: bytes) -> Actor | None:
-        key = Key(owner_id, tokens.hashed(secret))
+    def _remembered(self, key: Key) -> Actor | None:
         known = self._known.get(key)
-        if known is not None and monotonic() - known.at < self._kept_seconds:
-            expired = known.expires_at is not None and known.expires_at <= datetime.now(UTC)
-            return None if expired else known.actor
+        if known is None or monotonic() - known.at >= self._kept_seconds:
+            return None
+        expired = known.expires_at is not None and known.expires_at <= datetime.now(UTC)
+        return None if expired else known.actor
+
+    async def _find(self, key: Key, secret: bytes) -> Actor | None:
+        actor = self._remembered(key)
+        if actor is not None:
+            return actor
         # Requests that come together with one token share its lookup.
         asking = self._asking.get(key)
         if asking is None:

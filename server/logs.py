@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, TextIO
 
@@ -22,6 +23,7 @@ VALUES = (
     (re.compile(r"(invalid input syntax for [^\n:]*): [^\n]*"), r"\1: [hidden]"),
     (re.compile(r"^(\s*DETAIL:) [^\n]*", re.MULTILINE), r"\1 [hidden]"),
 )
+MARK = b"eg_"  # what every token begins with
 PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+@")
 
 
@@ -56,6 +58,7 @@ def configure(*, json: bool, level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         cache_logger_on_first_use=True,
     )
+    Events.direct = json and logging.getLevelName(level.upper()) <= logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -94,6 +97,37 @@ class _Line:
         sys.stderr.flush()
 
     debug = info = warning = error = critical = write
+
+
+class Events:
+    """One kind of event, told so often that what a logger does for each would be felt.
+
+    As JSON an event becomes a line at once; for people it takes the usual way.
+    """
+
+    direct = False
+    """Whether lines are JSON and such events are wanted; set by `configure`."""
+
+    def __init__(self, logger: str, event: str) -> None:
+        self._log = structlog.get_logger(logger)
+        self._logger = logger
+        self._event = event
+        self._out = _Line()
+
+    def tell(self, **facts: object) -> None:
+        """Log one, as information. Facts are numbers, names and ids, not words of errors."""
+        if not Events.direct:
+            self._log.info(self._event, **facts)
+            return
+        facts |= {
+            "event": self._event,
+            "logger": self._logger,
+            "level": "info",
+            "timestamp": datetime.now(UTC),
+        }
+        line = orjson.dumps(facts, default=str, option=orjson.OPT_UTC_Z)
+        text = line.decode()
+        self._out.write(hidden(text) if MARK in line else text)
 
 
 def _json(record: object, **_: object) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
@@ -12,7 +13,7 @@ from starlette.types import Receive, Send
 
 from server.failures import Failure, failure
 
-__all__ = ["ClientGone", "Refusal", "read_body", "send_bytes", "stop_when_gone"]
+__all__ = ["ClientGone", "Refusal", "StopWhenGone", "read_body", "send_bytes"]
 
 # A client that is refused while it still sends rarely looks for the answer: what it sends on is
 # read and thrown away for a moment, so that it does.
@@ -53,8 +54,9 @@ async def read_body(
                 await drain(receive, 0)
                 raise too_large(max_bytes)
             chunks: list[bytes] = []
-            size = 0
-            async for chunk in chunks_of(receive):
+            size, more = 0, True
+            while more:
+                chunk, more = await _chunk(receive)
                 size += len(chunk)
                 if size > max_bytes:
                     chunks.clear()
@@ -72,24 +74,21 @@ def too_large(max_bytes: int) -> Refusal:
     return Refusal(413, "PAYLOAD_TOO_LARGE", message, {"connection": "close"})
 
 
-async def chunks_of(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        yield chunk
+async def _chunk(receive: Receive) -> tuple[bytes, bool]:
+    """The next part of a body, and whether another follows. Raises ClientGone."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 async def drain(receive: Receive, size: int) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):
-            async for chunk in chunks_of(receive):
+            more = True
+            while more and size <= DRAINED_BYTES:
+                chunk, more = await _chunk(receive)
                 size += len(chunk)
-                if size > DRAINED_BYTES:
-                    return
 
 
 async def send_bytes(
@@ -100,11 +99,17 @@ async def send_bytes(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Write a whole response; without a media type one that has no body."""
-    named = dict(headers or {})
+    named = _encoded(media, tuple((headers or {}).items()))
     if media is not None:
-        named |= {"content-type": f"{media}; charset=utf-8", "content-length": str(len(body))}
-    await send({"type": "http.response.start", "status": status, "headers": encoded(named)})
+        named = [*named, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": named})
     await send({"type": "http.response.body", "body": body})
+
+
+@lru_cache(maxsize=64)  # most responses have the same
+def _encoded(media: str | None, headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    kind = {} if media is None else {"content-type": f"{media}; charset=utf-8"}
+    return encoded({**dict(headers), **kind})
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -118,40 +123,42 @@ async def send_json(
     await send_bytes(send, status, orjson.dumps(value), media, headers)
 
 
-@asynccontextmanager
-async def stop_when_gone(receive: Receive, running: Cancellable) -> AsyncIterator[None]:
-    """Stop the work inside when the client goes away, and raise ClientGone.
+class StopWhenGone:
+    """Stops the work inside when the client goes away, and raises ClientGone.
 
     Servers do not do that by themselves: abandoned queries would hold their connections to the
     end. The watch starts only for work that takes a while; most is done before.
     """
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    watcher: asyncio.Task[None] | None = None
-    gone = False
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        await running.cancel()
-        task.cancel()
+    __slots__ = ("_gone", "_receive", "_running", "_task", "_timer", "_watcher")
 
-    def start() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
+    def __init__(self, receive: Receive, running: Cancellable) -> None:
+        self._receive = receive
+        self._running = running
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
 
-    timer = loop.call_later(WATCH_AFTER_SECONDS, start)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone:
-            task.uncancel()
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._start, loop)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            assert self._task is not None
+            self._task.uncancel()
             raise ClientGone from None
-        raise
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._watcher = loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        await self._running.cancel()
+        assert self._task is not None
+        self._task.cancel()
