@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Executable, Row, Select
+from sqlalchemy import BindParameter, Executable, Numeric, Row, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import LRUCache
 
 from db.scope import OWNER, current_owner, effective, scope_is_disabled
@@ -53,8 +54,7 @@ class Prepared:
             if bind.callable is OWNER.callable or (bind.required and name == OWNER.key)
         ]
         self._columns = [
-            (column.keyname, column.type._cached_result_processor(_DIALECT, None))
-            for column in compiled._result_columns
+            (column.keyname, _processor(column.type)) for column in compiled._result_columns
         ]
         self._metadata: Any = None
         self._processors: Any = None
@@ -119,6 +119,14 @@ def prepare(statement: Executable) -> Prepared:
     if found is None:
         found = _KEPT[statement] = Prepared(statement, _SHARED)
     return found
+
+
+def _processor(type_: TypeEngine[Any]) -> Process:
+    """What makes Python's value of the driver's; None when they are the same."""
+    if isinstance(type_, Numeric):
+        return None  # the driver's floats and decimals are Python's
+    process: Process = type_._cached_result_processor(_DIALECT, None)
+    return process
 
 
 def _constants(compiled: Any, extracted: Sequence[BindParameter[Any]] | None) -> dict[str, Any]:

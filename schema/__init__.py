@@ -4,6 +4,8 @@ from functools import cache
 
 import strawberry
 from strawberry.schema.config import StrawberryConfig
+from strawberry.types.field import StrawberryField
+from strawberry.utils.str_converters import to_camel_case
 
 from schema.access import authorize_first
 from schema.accounts import AccountsQuery
@@ -61,6 +63,15 @@ _SUBSCRIPTIONS: tuple[type, ...] = (
     WorkSubscription,
     ChangesSubscription,
 )
+
+
+LOGIN_MUTATIONS = frozenset(
+    to_camel_case(name)
+    for part in (AccountsMutation, AccessMutation)
+    for name, member in vars(part).items()
+    if isinstance(member, StrawberryField)
+)
+"""The mutations after which a bearer token may be worth something else."""
 
 
 @cache

@@ -32,6 +32,7 @@ from graphql import (
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
+from schema.context import field_names
 from schema.plan import Planner
 from schema.plans import Plans
 from server.cost import CostProgram
@@ -58,6 +59,8 @@ class Operation:
     kind: OperationType
     cost: CostProgram
     operands: Operands
+    fields: frozenset[str]
+    """The names of all its fields, and of those in fragments."""
     plans: Plans | None = None
 
 
@@ -170,16 +173,6 @@ class Documents:
         self._kept.move_to_end(key)
         return kept[0]
 
-    def _plans(self, document: DocumentNode, node: OperationDefinitionNode) -> Plans | None:
-        if self.planner is None:
-            return None
-        fragments = {
-            part.name.value: part
-            for part in document.definitions
-            if isinstance(part, FragmentDefinitionNode)
-        }
-        return Plans(self.planner, node, fragments)
-
     def _prepare(self, text: str) -> Prepared:
         tokens = self.limits.tokens
         try:
@@ -205,15 +198,20 @@ class Documents:
         if errors:
             code = "GRAPHQL_VALIDATION_FAILED"
             return Prepared(errors=tuple(present(error, code) for error in errors))
+        fragments = {
+            part.name.value: part
+            for part in document.definitions
+            if isinstance(part, FragmentDefinitionNode)
+        }
         operations: dict[str | None, Operation] = {}
         for node in document.definitions:
             if isinstance(node, OperationDefinitionNode):
                 name = node.name.value if node.name else None
                 cost = measured.costs[id(node)]
                 operands = operands_of(document, node)
-                operations[name] = Operation(
-                    name, node.operation, cost, operands, self._plans(document, node)
-                )
+                names = field_names(node, fragments)
+                plans = Plans(self.planner, node, fragments) if self.planner else None
+                operations[name] = Operation(name, node.operation, cost, operands, names, plans)
         return Prepared(document, operations)
 
 

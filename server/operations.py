@@ -11,6 +11,7 @@ from uuid import UUID
 from graphql import OperationType
 
 from db.session import Recorder
+from schema import LOGIN_MUTATIONS
 from schema.context import Actor, Client
 from server.execution import Answer, ContextFactory, OperationContext, Planned, Runner
 
@@ -39,11 +40,11 @@ class Operations:
         self,
         runner: Runner,
         make_context: MakeContext,
-        written: Callable[[UUID], None] = lambda owner_id: None,
+        logins_changed: Callable[[UUID], None] = lambda owner_id: None,
     ) -> None:
-        """``written`` is told whose rows a mutation may have changed."""
+        """``logins_changed`` is told whose tokens may be worth something else now."""
         self.runner = runner
-        self.written = written
+        self.logins_changed = logins_changed
         self.make_context = make_context
         self.unattended: set[asyncio.Task[Answer]] = set()
 
@@ -78,8 +79,8 @@ class Run:
     async def execute(self) -> Answer:
         """The answer; in development with the statements that it cost."""
         answer = await self.runner.execute(self.planned, self.context)
-        if self.planned.kind is OperationType.MUTATION and self.caller.actor is not None:
-            self.operations.written(self.caller.actor.owner_id)
+        if self.caller.actor is not None and self.planned.operation.fields & LOGIN_MUTATIONS:
+            self.operations.logins_changed(self.caller.actor.owner_id)
         if self.runner.development and answer.executed:
             session = self.context.anonymous_session
             answer.extensions["engram"] = {

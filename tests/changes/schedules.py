@@ -97,10 +97,12 @@ class Schedule:
     async def _until_it_waits(self, writer: Writer) -> None:
         opened = writer.session._open
         assert opened is not None
-        pid = opened._driver.get_server_pid()
         found = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = :pid"
         waits = sa.text(found)
         async with asyncio.timeout(10), writer.session._engine.connect() as connection:
+            while opened._driver is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            pid = opened._driver.get_server_pid()
             while not await connection.scalar(waits, {"pid": pid}):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
