@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BindParameter, Executable, Numeric, Row, Select
+from sqlalchemy import BindParameter, Executable, Float, Numeric, Row, Select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.types import TypeEngine
@@ -123,7 +123,7 @@ def prepare(statement: Executable) -> Prepared:
 
 def _processor(type_: TypeEngine[Any]) -> Process:
     """What makes Python's value of the driver's; None when they are the same."""
-    if isinstance(type_, Numeric):
+    if isinstance(type_, Float | Numeric):
         return None  # the driver's floats and decimals are Python's
     process: Process = type_._cached_result_processor(_DIALECT, None)
     return process
