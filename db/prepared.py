@@ -40,12 +40,22 @@ class Prepared:
         compiled, extracted, _, _ = element._compile_w_cache(
             _DIALECT, compiled_cache=shared, column_keys=[]
         )
-        if compiled.post_compile_params:
-            raise NotImplementedError("A list as parameter: use any_() of one array.")
         processors: Mapping[str, Process] = compiled._bind_processors
+        names: Sequence[str] = compiled.positiontup
         self.sql = str(compiled)
-        self._names = [(name, processors.get(name)) for name in compiled.positiontup]
         self._constants = _constants(compiled, extracted)
+        if compiled.post_compile_params:
+            # Lists that stand in the statement. One as a parameter would be a KeyError here.
+            expanded = compiled._process_parameters_for_postcompile(dict(self._constants))
+            self.sql, names = expanded.statement, expanded.positiontup
+            self._constants |= expanded.parameters
+            processors = {**processors, **expanded.processors}
+        self._names = [(name, processors.get(name)) for name in names]
+        self._columns = [
+            (column.keyname, _processor(column.type)) for column in compiled._result_columns
+        ]
+        self._metadata: Any = None
+        self._processors: Any = None
         # The session's owner goes where OWNER stands, or `:owner_id` in a text; a value that only
         # has the same name is a value.
         self._owner = [
@@ -53,11 +63,6 @@ class Prepared:
             for name, bind in compiled.binds.items()
             if bind.callable is OWNER.callable or (bind.required and name == OWNER.key)
         ]
-        self._columns = [
-            (column.keyname, _processor(column.type)) for column in compiled._result_columns
-        ]
-        self._metadata: Any = None
-        self._processors: Any = None
 
     def arguments(self, owner_id: UUID | None, parameters: Parameters) -> list[Any]:
         """The arguments in order. Raises KeyError for a parameter without a value."""
