@@ -113,8 +113,8 @@ class OpenTransaction:
             except TimeoutError:
                 raise  # it is an OSError, but the connection is there
             except DRIVER_ERRORS as error:
-                if self._pipeline and isinstance(error, asyncpg.InvalidCachedStatementError):
-                    self._pipeline.forget()
+                if await self._prepares_anew(error):
+                    continue
                 if not self._is_disconnect(error):
                     raise _translated(self._dialect, error) from error
                 if not replaceable:
@@ -190,6 +190,15 @@ class OpenTransaction:
             pipeline.take_back()
         self._settled = self._alone
         return records
+
+    async def _prepares_anew(self, error: Exception) -> bool:
+        """Whether the first statement only failed as it was prepared for an older schema."""
+        if self._pipeline is None or not isinstance(error, asyncpg.InvalidCachedStatementError):
+            return False
+        self._pipeline.forget()
+        if not self.begun:
+            await self._driver.execute("ROLLBACK")
+        return not self.begun
 
     def _is_disconnect(self, error: Exception) -> bool:
         """Whether the connection is gone: broken, ended by an administrator or by a shutdown."""

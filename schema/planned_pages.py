@@ -43,10 +43,14 @@ class Slice:
 
 
 Part = Callable[[Slice], Any]
+Bounds = tuple[UUID | None, int, int]
+"""A key, and where its rows begin and end among those of the level."""
 
 
 class FirstShape:
     """One selection of the first row."""
+
+    plain = False
 
     def __init__(self, page: "PagesChild", row: int) -> None:
         page.reads_rows = True
@@ -63,6 +67,21 @@ class ConnectionShape:
     def __init__(self, page: "PagesChild") -> None:
         self._page = page
         self._parts: list[tuple[str, Part]] = []
+        self._nodes: list[tuple[str, int]] = []
+
+    @property
+    def plain(self) -> bool:
+        """Whether `nodes` is all that is selected."""
+        return len(self._nodes) == len(self._parts)
+
+    def emit_all(self, bounds: Sequence[Bounds], objects: Sequence[Objects]) -> Lookup:
+        """All connections at once, of `nodes` alone."""
+        if len(self._nodes) == 1:
+            [(name, row)] = self._nodes
+            rows = objects[row]
+            return {key: {name: rows[start:end]} for key, start, end in bounds}
+        nodes = [(name, objects[row]) for name, row in self._nodes]
+        return {key: {name: rows[start:end] for name, rows in nodes} for key, start, end in bounds}
 
     def emit(self, page: Slice) -> dict[str, Any]:
         """The connection as a response object."""
@@ -75,6 +94,7 @@ class ConnectionShape:
     def nodes(self, response_key: str, row: int) -> None:
         """`nodes`."""
         self._page.reads_rows = True
+        self._nodes.append((response_key, row))
         self._parts.append((response_key, lambda page: page.objects[row][page.start : page.end]))
 
     def total_count(self, response_key: str) -> None:
@@ -184,14 +204,24 @@ class PagesChild:
         groups.setdefault(None, [])
         more = self._trim(request, groups)
         objects = await self.rows.emit(run, [one for group in groups.values() for one in group])
-        found: list[dict[Any, Any]] = [{} for _ in self._shapes]
+        bounds: list[Bounds] = []
         start = 0
         for key, group in groups.items():
+            end = start + len(group)
+            bounds.append((key, start, end))
+            start = end
+        if all(shape.plain for shape in self._shapes):
+            return [
+                shape.emit_all(bounds, objects)
+                for shape in self._shapes
+                if isinstance(shape, ConnectionShape)
+            ]
+        found: list[dict[Any, Any]] = [{} for _ in self._shapes]
+        for key, start, _ in bounds:
             count = counts.get(key, 0) if self.counts else None
-            page = Slice(request, group, objects, start, more=key in more, count=count)
+            page = Slice(request, groups[key], objects, start, more=key in more, count=count)
             for lookup, shape in zip(found, self._shapes, strict=True):
                 lookup[key] = shape.emit(page)
-            start = page.end
         return found
 
     def cursor(self, page: Slice, record: Record) -> str:
@@ -249,7 +279,9 @@ class PagesChild:
         self, request: PageRequest, groups: Mapping[UUID | None, list[Record]]
     ) -> set[UUID | None]:
         """Drop the row that only says that others follow; the keys that had one."""
-        more = set()
+        more: set[UUID | None] = set()
+        if not self.looks_further and not request.shape.backward:
+            return more
         for key, group in groups.items():
             if len(group) > request.limit:
                 group.pop()
