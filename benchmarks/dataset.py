@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,7 @@ import asyncpg
 from benchmarks.shape import END, LONG, MEASURED, WRITERS, Line, Rows, Shape
 from db import tokens
 from db.embedded import EmbeddedServer
-from db.migrate import head_revision, upgrade
+from db.migrate import upgrade
 
 HOME = Path(__file__).parents[1] / ".engram-bench"
 LAYOUT = 3
@@ -135,7 +136,7 @@ async def load(server: EmbeddedServer, messages: int = 1_000_000) -> Dataset:
     shape = Shape(messages)
     name = f"bench_{messages}"
     facts = HOME / f"{name}.json"
-    made_of = {"layout": LAYOUT, "revision": head_revision(), "messages": messages}
+    made_of = {"layout": LAYOUT, "migrations": _migrations(), "messages": messages}
     if not (facts.exists() and (found := json.loads(facts.read_text()))["made_of"] == made_of):
         facts.unlink(missing_ok=True)
         found = {"made_of": made_of, **await _build(server, name, shape)}
@@ -143,6 +144,12 @@ async def load(server: EmbeddedServer, messages: int = 1_000_000) -> Dataset:
     readers = tuple(Person(**person) for person in found["readers"])
     writers = tuple(Person(**person) for person in found["writers"])
     return Dataset(server, name, messages, readers, writers)
+
+
+def _migrations() -> str:
+    """A digest of all revisions: one that was edited makes another schema under the same name."""
+    files = sorted((HOME.parent / "migrations" / "versions").glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 async def _build(server: EmbeddedServer, name: str, shape: Shape) -> dict[str, Any]:
