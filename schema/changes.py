@@ -1,8 +1,9 @@
 """The change feed: what changed of the caller's rows, as pages and as a subscription."""
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -127,20 +128,40 @@ class ChangeEdge:
 
 @strawberry.type(description="A page of the change feed.")
 class ChangeConnection:
+    """A page; where the feed ends is looked up when it is asked for."""
+
     edges: list[ChangeEdge] = strawberry.field(description="The changes with their cursors.")
     nodes: list[Change] = strawberry.field(description="The changes.")
-    page_info: PageInfo = strawberry.field(
+    after: strawberry.Private[Position | None]
+    more: strawberry.Private[bool]
+    latest: strawberry.Private[Callable[[], Awaitable[Position]]]
+
+    @strawberry.field(
         description=(
             "Where this page stands. `endCursor` is never null: when no more changes follow, it"
             " stands at the end of the feed, past changes of other types too."
         )
     )
-    latest_cursor: str = strawberry.field(
+    async def page_info(self) -> PageInfo:
+        shown = self.nodes
+        end = shown[-1].event.position if shown else self.after or START
+        if not self.more:
+            end = max(end, await self.latest())
+        return PageInfo(
+            has_next_page=self.more,
+            has_previous_page=self.after is not None,
+            start_cursor=self.edges[0].cursor if shown else None,
+            end_cursor=encode_cursor(end),
+        )
+
+    @strawberry.field(
         description=(
             "The end of the feed as it is now. Who asks for this together with rows, and follows"
             " the changes after it, misses none."
         )
     )
+    async def latest_cursor(self) -> str:
+        return encode_cursor(await self.latest())
 
 
 _AFTER = strawberry.argument(
@@ -180,26 +201,20 @@ class ChangesQuery:
             raise bad_input(f"`first` must be between 0 and {MAX_PAGE}.")
         context = info.context
         types = permitted(context, entity_types)
-        position = START if after is None else await position_of(context, after)
-        found = await journal.events_page(context.session, position, types, size + 1)
-        latest = await journal.latest_position(context.session)
-        events, more = found[:size], len(found) > size
-        if events and more:
-            end = events[-1].position
-        else:
-            end = position if more else max(position, latest)
-        changes = list(changes_of(events))
+        position = None if after is None else await position_of(context, after)
+        found = await journal.events_page(context.session, position or START, types, size + 1)
+        changes = list(changes_of(found[:size]))
         edges = [ChangeEdge(cursor=encode_cursor(c.event.position), node=c) for c in changes]
+        end: asyncio.Future[Position] | None = None
+
+        def latest() -> asyncio.Future[Position]:
+            nonlocal end
+            if end is None:
+                end = asyncio.ensure_future(journal.latest_position(context.session))
+            return end
+
         return ChangeConnection(
-            edges=edges,
-            nodes=changes,
-            page_info=PageInfo(
-                has_next_page=more,
-                has_previous_page=after is not None,
-                start_cursor=edges[0].cursor if edges else None,
-                end_cursor=encode_cursor(end),
-            ),
-            latest_cursor=encode_cursor(latest),
+            edges=edges, nodes=changes, after=position, more=len(found) > size, latest=latest
         )
 
 

@@ -87,11 +87,17 @@ _PAGE = PreparedSelect(
     .order_by(*_ORDER)
     .limit(_LIMIT)
 )
-_LATEST = PreparedSelect(
+_NEWEST = (
     readable(EVENTS, *_ORDER)
     .where(_SETTLED)
     .order_by(EVENTS.c.xid.desc(), EVENTS.c.id.desc())
     .limit(1)
+)
+_ENDS = sa.union_all(
+    sa.select(_NEWEST.subquery("newest")), readable(SWEPT, SWEPT.c.xid, SWEPT.c.event_id)
+).subquery("ends")
+_LATEST = PreparedSelect(
+    sa.select(_ENDS.c.xid, _ENDS.c.id).order_by(_ENDS.c.xid.desc(), _ENDS.c.id.desc()).limit(1)
 )
 _SWEPT_LATER = (
     readable(SWEPT, sa.literal(1))
@@ -128,9 +134,9 @@ async def events_page(
 
 
 async def latest_position(session: Session) -> Position:
-    """The position of the newest settled event."""
+    """The position of the newest settled event, or where the feed begins if there is none."""
     rows = await session.fetch(_LATEST, {})
-    return Position(*rows[0]) if rows else await first_position(session)
+    return Position(*rows[0]) if rows else START
 
 
 async def first_position(session: Session) -> Position:

@@ -173,8 +173,8 @@ DOCUMENTS = [
         ask("subscription { count(to: 1) }"),
         406,
         "NOT_ACCEPTABLE",
-        "A subscription is answered over a WebSocket (graphql-transport-ws), or as an event stream "
-        "to a request that accepts text/event-stream.",
+        "A subscription is answered over a WebSocket (graphql-transport-ws), or as a stream to a "
+        "request that accepts text/event-stream or multipart/mixed;subscriptionSpec=1.0.",
     ),
     Bad(
         "values nested 300 deep",

@@ -2,7 +2,8 @@
 
 One for each relation field (a root field, a to-one field, a connection) and one more for each
 connection whose `totalCount` is asked for. Fields that merge count once. A field under several
-types of an interface counts for each type that the ids in the document name.
+types of an interface counts for each type that the ids in the document name; where there are no
+such ids, as in the change feed, for each that it may be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,13 @@ def statement_bound(text: str, variables: Mapping[str, Any]) -> int:
     return _Reader(parse(text), variables).bound()
 
 
+def names_all_types(text: str, variables: Mapping[str, Any]) -> bool:
+    """Whether the document says of which types all rows of the answer are."""
+    reader = _Reader(parse(text), variables)
+    reader.bound()
+    return not reader.is_open
+
+
 class _Reader:
     def __init__(self, document: DocumentNode, variables: Mapping[str, Any]) -> None:
         self._schema = build_schema()._schema
@@ -43,6 +51,8 @@ class _Reader:
         self._fragments = {
             one.name.value: one for one in definitions if isinstance(one, FragmentDefinitionNode)
         }
+        self.is_open = False
+        """Whether there are rows whose types the document does not name."""
         (self._operation,) = (
             one for one in definitions if isinstance(one, OperationDefinitionNode)
         )
@@ -76,7 +86,10 @@ class _Reader:
         return before + int(not is_plumbing(type_)) + self._selected(inner, sets)
 
     def _named_types(self, node: FieldNode) -> list[Any]:
-        """The types that the ids in a field's arguments name."""
+        """The types that the ids in a field's arguments name, or all that change."""
+        if not node.arguments:
+            self.is_open = True
+            return [self._schema.type_map[one.name] for one in by_key().values() if one.audited]
         found: set[str] = set()
         for argument in node.arguments or ():
             value = value_from_ast_untyped(argument.value, dict(self._variables))
