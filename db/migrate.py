@@ -1,8 +1,8 @@
 """Running the migrations, from the command line, at release and in tests.
 
-All revisions of one run are one transaction, so a failed run leaves nothing behind. An advisory
-lock makes migrators wait for each other. DDL that cannot get its table lock within seconds gives
-way to the traffic it blocks and is tried again.
+Each revision is a transaction, but for what it says must run outside of one. An advisory lock makes
+migrators wait for each other. DDL that cannot get its table lock at once gives way to the traffic
+that waits behind it, and is tried again; revisions that are done stay done.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from db.engine import create_engine
 
 ROOT = Path(__file__).parent.parent
 LOCK_KEY = 0x656E6772616D  # "engram"
-LOCK_TIMEOUT = "3s"
+LOCK_TIMEOUT = "200ms"
 """How long DDL waits for a table before it lets the queue behind it pass."""
 QUEUE_TIMEOUT = "10min"
 """How long a migrator waits for another one."""
-ATTEMPTS = 20
+ATTEMPTS = 120
 PAUSE_SECONDS = 0.5
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -41,12 +41,15 @@ T = TypeVar("T")
 async def upgrade(target: str | AsyncEngine, revision: str = "head") -> None:
     """Bring the database up to a revision, and its change feed to this server.
 
-    Takes a URL or an engine, of the tables' owner.
+    Takes a URL or an engine, of the tables' owner. One that is ahead of this code is left as it is.
     """
 
     def work(config: Config) -> None:
-        command.upgrade(config, revision)
-        feed_origin.settle(config.attributes["connection"])
+        connection: sa.Connection = config.attributes["connection"]
+        if revision != "head" or not _is_ahead(_revision_of(connection)):
+            command.upgrade(config, revision)
+        feed_origin.settle(connection)
+        connection.commit()
 
     await _run(target, work)
 
@@ -91,10 +94,13 @@ async def revise(target: str | AsyncEngine, message: str) -> bool:
 
 async def current_revision(connection: AsyncConnection) -> str | None:
     """The revision the database is at; None before the first migration."""
-    found = await connection.scalar(sa.text("SELECT to_regclass('public.alembic_version')"))
-    if found is None:
+    return await connection.run_sync(_revision_of)
+
+
+def _revision_of(connection: sa.Connection) -> str | None:
+    if connection.scalar(sa.text("SELECT to_regclass('public.alembic_version')")) is None:
         return None
-    revision: str | None = await connection.scalar(
+    revision: str | None = connection.scalar(
         sa.text("SELECT version_num FROM public.alembic_version")
     )
     return revision
@@ -106,6 +112,21 @@ def head_revision() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+def serves(revision: str | None) -> bool:
+    """Whether this code works on a database at a revision: at the newest one that it knows.
+
+    Or at one that it does not know: the database is ahead, as it is while servers are replaced one
+    by one. What a release adds leaves the code before it working; CONTRIBUTING says how.
+    """
+    return revision == head_revision() or _is_ahead(revision)
+
+
+def _is_ahead(revision: str | None) -> bool:
+    """Whether a database is at a revision that this code does not know."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return revision is not None and revision not in {script.revision for script in scripts}
 
 
 def run_from_environment(migrate: Callable[[sa.Connection], None]) -> None:
@@ -141,25 +162,46 @@ async def _run(target: str | AsyncEngine, work: Callable[[Config], T]) -> T:
 
 
 async def _patiently(engine: AsyncEngine, work: Callable[[sa.Connection], T]) -> T:
-    """Run in one transaction under the advisory lock; again when a table's lock is not free."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            async with engine.connect() as connection:
-                await connection.execution_options(isolation_level="READ COMMITTED")
-                async with connection.begin():
-                    for setting, value in (
-                        ("statement_timeout", "0"),
-                        ("idle_in_transaction_session_timeout", "0"),
-                        ("lock_timeout", QUEUE_TIMEOUT),
-                    ):
-                        await connection.execute(sa.text(f"SET LOCAL {setting} = '{value}'"))
-                    lock = sa.text("SELECT pg_advisory_xact_lock(:key)")
-                    await connection.execute(lock, {"key": LOCK_KEY})
-                    await connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-                    return await connection.run_sync(work)
-        except DBAPIError as error:
-            busy = getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
-            if not busy or attempt == ATTEMPTS:
-                raise
-            await asyncio.sleep(PAUSE_SECONDS)
-    raise AssertionError("unreachable")
+    """Run under the advisory lock; again when a table's lock is not free.
+
+    The lock is held by a transaction of its own that does nothing else: work ends many of its own.
+    """
+    async with engine.connect() as guard, engine.connect() as connection:
+        for one in (guard, connection):
+            await one.execution_options(isolation_level="READ COMMITTED")
+        _set_at_begin(guard, QUEUE_TIMEOUT)
+        _set_at_begin(connection, LOCK_TIMEOUT)
+        await guard.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        # The driver keeps what a query read from, and with it a snapshot that CREATE INDEX
+        # CONCURRENTLY waits for, until the next statement; this one reads nothing.
+        await guard.execute(sa.text("SET LOCAL lock_timeout = '1s'"))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await connection.run_sync(work)
+            except DBAPIError as error:
+                busy = getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+                if not busy or attempt == ATTEMPTS:
+                    raise
+                await connection.rollback()
+                await asyncio.sleep(PAUSE_SECONDS)
+        raise AssertionError("unreachable")
+
+
+def _set_at_begin(connection: AsyncConnection, lock_timeout: str) -> None:
+    """Set the limits of each of a connection's transactions.
+
+    What runs outside of one has the server's own: it blocks nobody while it waits.
+    """
+    settings = {
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "lock_timeout": lock_timeout,
+    }
+
+    def set_limits(begun: sa.Connection) -> None:
+        if begun.get_execution_options()["isolation_level"] != "AUTOCOMMIT":
+            for name, value in settings.items():
+                begun.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
+
+    assert connection.sync_connection is not None
+    sa.event.listen(connection.sync_connection, "begin", set_limits)

@@ -31,6 +31,7 @@ LEAST_EVENTS = timedelta(days=30)
 """The function that removes audit events leaves younger ones alone, whatever it is told."""
 LOCK_KEY = 0x7377656570  # "sweep"
 
+_FORGET = sa.text("SET LOCAL lock_timeout = '1s'")
 _ALONE = sa.text("SELECT pg_try_advisory_xact_lock(:key)")
 _OWNERS = sa.text(
     "SELECT last_id, due FROM engram_owners_to_sweep("
@@ -71,6 +72,9 @@ async def owners(session: Session, after: UUID | None, retention: Retention) -> 
         "events": retention.events,
     }
     (row,) = await session.execute(_OWNERS, parameters)
+    # The driver keeps what a query read from, and with it a snapshot that vacuum waits for, until
+    # the next statement; this one reads nothing.
+    await session.execute(_FORGET)
     return Owners(row.last_id, row.due)
 
 

@@ -44,6 +44,7 @@ def without_facts(_context: object, _revision: object, scripts: list[MigrationSc
 
 OPTIONS: dict[str, Any] = {
     "target_metadata": metadata,
+    "transaction_per_migration": True,
     "compare_type": True,
     "compare_server_default": True,
     "render_item": render_item,
@@ -58,7 +59,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def run(connection: sa.Connection) -> None:
-    """Run what the command asks for inside the connection's transaction."""
+    """Run what the command asks for."""
     context.configure(connection=connection, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from db.migrate import current_revision, head_revision
+from db.migrate import current_revision, serves
 
 __all__ = ["alive", "readiness"]
 
@@ -29,7 +29,7 @@ async def alive(_: Request) -> JSONResponse:
 
 
 def readiness(engine: AsyncEngine) -> Callable[[Request], Awaitable[JSONResponse]]:
-    """Whether the database answers and is at the revision of this code."""
+    """Whether the database answers and is migrated as far as this code needs."""
 
     async def ready(_: Request) -> JSONResponse:
         try:
@@ -38,7 +38,7 @@ def readiness(engine: AsyncEngine) -> Callable[[Request], Awaitable[JSONResponse
         except ERRORS as error:
             log.warning("not_ready", error=type(error).__name__)
             return answer("unreachable", "unknown")
-        return answer("ok", "ok" if revision == head_revision() else "not at head")
+        return answer("ok", "ok" if serves(revision) else "not at head")
 
     return ready
 

@@ -16,7 +16,7 @@ from db import tokens
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.feed_origin import is_settled
-from db.migrate import check, current_revision, head_revision, upgrade
+from db.migrate import check, current_revision, head_revision, serves, upgrade
 from db.repositories import accounts
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
@@ -118,7 +118,7 @@ async def _prove(engine: AsyncEngine, options: SessionOptions) -> None:
     await verify_row_security(engine, options)
     async with engine.connect() as connection:
         revision = await current_revision(connection)
-        if revision != head_revision():
+        if not serves(revision):
             raise StartupError(
                 f"The database is at revision {revision} and this code needs {head_revision()}: "
                 "run `python -m server migrate`."

@@ -10,6 +10,8 @@ down_revision = "5c1d0a7be9f4"
 branch_labels = None
 depends_on = None
 
+NEEDS_DOWNTIME = "It was made before the first release: nobody had rows yet."
+
 
 class HalfVector(UserDefinedType[object]):
     """pgvector's vector of half-precision numbers."""

@@ -203,6 +203,18 @@ async def test_one_process_sweeps_at_a_time(place: Place) -> None:
     assert removed["audit_events"] == 1
 
 
+async def test_the_guard_keeps_no_snapshot(place: Place) -> None:
+    anna = await sign_up(place.served)
+    held = "SELECT count(backend_xmin) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    async with Session(place.engine, None) as guard, guard.transaction():
+        await retention.alone(guard)
+        await retention.owners(guard, None, KEPT)
+        async with place.admin.connect() as connection:
+            mine = f"{held} AND datname = current_database()"
+            assert await connection.scalar(sa.text(mine)) == 0
+    assert anna.token
+
+
 async def test_a_row_in_use_is_left_for_the_next_time(place: Place) -> None:
     anna = await sign_up(place.served)
     await do(place, KEYS, id=owner_of(anna), count=3, expired=10)
