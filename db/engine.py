@@ -22,6 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from db.meter import OPTION, Meter
 from db.pipeline import connect
 from db.pool import ReadyPool
 
@@ -123,11 +124,12 @@ def create_engine(
     pooled: bool = True,
     authority: str | None = None,
     name: str = "DATABASE_URL",
+    meter: Meter | None = None,
 ) -> AsyncEngine:
     """An engine that leaves transactions to `db.session` and never prints parameters.
 
     A pool of exactly `pool_size` connections, or none with `pooled=False` (migrations, tools).
-    Nothing is opened here. Raises DatabaseUrlError.
+    `meter` counts what its sessions ask. Nothing is opened here. Raises DatabaseUrlError.
     """
     target = read_url(text, pooler=pooler, authority=authority, name=name)
     arguments: dict[str, Any] = {
@@ -157,6 +159,7 @@ def create_engine(
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
         pool_pre_ping=False,
+        execution_options={} if meter is None else {OPTION: meter},
         **pool,
     )
     event.listen(engine.sync_engine, "checkin", _discard_open_transaction)

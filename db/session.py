@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import DatabaseUnavailable, Opening, OpenTransaction, uninterrupted
+from db.meter import meter_of
 from db.prepared import Prepared, PreparedSelect, prepare
 
 __all__ = [
@@ -50,9 +51,9 @@ class StatementCancelled(Exception):
 
 
 class Recorder(Protocol):
-    """Told of every statement after it ran."""
+    """Told of every statement after it ran; of one that failed with None for its rows."""
 
-    def __call__(self, sql: str, *, rows: int, milliseconds: float) -> None: ...
+    def __call__(self, sql: str, *, rows: int | None, milliseconds: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Session:
         self._owner_id = owner_id
         self._options = options
         self._recorder = recorder
+        self._meter = meter_of(engine)
         self._lock = asyncio.Lock()
         self._open: OpenTransaction | None = None
         self._writing = False
@@ -245,11 +247,12 @@ class Session:
         self, opened: OpenTransaction, sql: str, arguments: Sequence[object]
     ) -> Sequence[Any]:
         """One statement: what it cost, and its failures in our terms."""
-        records: Sequence[Any] = ()
+        rows: int | None = None
         self._running = True
         started = perf_counter()
         try:
             records = await opened.fetch(sql, arguments)
+            rows = len(records)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
@@ -258,12 +261,14 @@ class Session:
             raise StatementCancelled("The statement was stopped.") from error
         finally:
             self._running = False
-            milliseconds = (perf_counter() - started) * 1000
+            seconds = perf_counter() - started
             self.statements += 1
-            self.milliseconds += milliseconds
-        self.rows += len(records)
-        if self._recorder is not None:
-            self._recorder(sql, rows=len(records), milliseconds=milliseconds)
+            self.rows += rows or 0
+            self.milliseconds += seconds * 1000
+            if self._meter is not None:
+                self._meter.statement(seconds, rows)
+            if self._recorder is not None:
+                self._recorder(sql, rows=rows, milliseconds=seconds * 1000)
         return records
 
     def _begin(self, begin: str | None, statement_timeout_ms: int | None = None) -> OpenTransaction:

@@ -190,6 +190,8 @@ class Context:
         """What the mutation field that is running wants to be begun once it is committed."""
         self.prepared: Any = None
         """What the mutation field that is running has prepared before its transaction."""
+        self.problem_codes: list[str] = []
+        """The codes of the problems that mutation fields answered."""
         self.plans: Plans | None = None
         """The plans of the operation; None leaves everything to graphql-core."""
 

@@ -113,6 +113,7 @@ def mutation(
                 answer = payload_type(problems=problems(refused))
             finally:
                 await context.renew()
+            context.problem_codes.extend(problem.code.name for problem in answer.problems)
             if input.client_mutation_id is not UNSET:
                 answer.client_mutation_id = input.client_mutation_id
             return answer

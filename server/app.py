@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from db.engine import create_engine
+from db.meter import Meter
 from db.notifications import Listener
 from db.security import verify_row_security
 from db.session import Recorder
@@ -37,6 +38,14 @@ from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import alive, readiness
 from server.identity import Identity
 from server.manifest import trust_manifest
+from server.observability import (
+    LoopLag,
+    Measures,
+    MetricsPage,
+    Process,
+    database,
+    process,
+)
 from server.operations import Caller, MakeContext, Operations
 from server.passwords import Argon2Passwords
 from server.replies import Replies
@@ -75,7 +84,10 @@ def create_app(
     Raises StartupError when the manifest of trusted documents cannot be served.
     """
     schema = schema or build_schema()
-    engine = engine or application_engine(settings)
+    engine = engine or application_engine(settings, meter=Meter() if settings.metrics else None)
+    working = application_engine(
+        settings, pooled=False, meter=Meter() if settings.metrics else None
+    )
     options = settings.session_options
     listening = listening_engine(settings)
     listener = Listener(listening, reading=engine, poll_seconds=settings.database_poll_seconds)
@@ -102,7 +114,8 @@ def create_app(
     )
     if settings.trusted_documents is not None:
         trust_manifest(documents, settings.trusted_documents)
-    runner = Runner(schema, documents, development=settings.development)
+    measures = Measures(settings.metrics_operations, documents.known) if settings.metrics else None
+    runner = Runner(schema, documents, development=settings.development, measures=measures)
     identity = Identity(engine, options)
     operations = Operations(runner, make_context or contexts_of(services), identity.forget)
     stopping = asyncio.Event()
@@ -132,20 +145,33 @@ def create_app(
         ),
     )
 
-    working = application_engine(settings, pooled=False)
-    background = background_work(settings, working) if settings.background_work else []
+    lag = LoopLag()
+    sweeper = Sweeper(working, options, settings.retention)
+    background = background_work(settings, working, sweeper) if settings.background_work else []
+    watched = Process(
+        background=background,
+        removed=sweeper.removed,
+        documents=documents.__len__,
+        generations=lambda: replies.running,
+        replies=replies.ended,
+        embedded=embeddings.asked,
+        listening=lambda: listener.connected,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
             await verify_row_security(engine, options)
             await listener.start()
+            if measures is not None:
+                lag.start()
             for work in background:
                 work.start()
             replies.open()
             embeddings.open()
             yield
         finally:
+            lag.stop()
             await asyncio.gather(*(work.stop() for work in background))
             grace = settings.shutdown_grace_seconds
             await asyncio.gather(operations.drain(grace), replies.close(grace))
@@ -162,6 +188,7 @@ def create_app(
         Route("/healthz", alive, methods=["GET"]),
         Route("/readyz", readiness(engine), methods=["GET"]),
         *(page.routes if page is not None else ()),
+        *metrics_routes(settings, measures, lag, watched, {"requests": engine, "work": working}),
         Route("/exports/{id}", ExportDownload(engine, options, identity)),
         Route(GRAPHQL, endpoint),
         WebSocketRoute(GRAPHQL, socket),
@@ -197,6 +224,24 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
+def metrics_routes(
+    settings: Settings,
+    measures: Measures | None,
+    lag: LoopLag,
+    watched: Process,
+    engines: Mapping[str, AsyncEngine],
+) -> list[BaseRoute]:
+    """The page of metrics, if anybody may read it."""
+    if measures is None:
+        return []
+    token = settings.metrics_token
+    page = MetricsPage(
+        (measures.families, database(engines), lag.families, process(watched)),
+        None if token is None else token.get_secret_value(),
+    )
+    return [Route("/metrics", page.answer, methods=["GET"])]
+
+
 def contexts_of(services: Services) -> MakeContext:
     """Contexts of the real schema."""
 
@@ -212,12 +257,11 @@ def contexts_of(services: Services) -> MakeContext:
     return make
 
 
-def background_work(settings: Settings, engine: AsyncEngine) -> list[Background]:
+def background_work(settings: Settings, engine: AsyncEngine, sweeper: Sweeper) -> list[Background]:
     """What a process does beside serving, on connections that no request waits for."""
     options = settings.session_options
     keep = timedelta(days=settings.export_retention_days)
     exporter = Exporter(engine, options, keep=keep)
-    sweeper = Sweeper(engine, options, settings.retention)
     every = settings.sweep_interval_seconds
     first = random.uniform(0, min(every, FIRST_SWEEP_SECONDS))  # noqa: S311  # no secret
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -26,7 +27,11 @@ class Background:
         first_seconds: float = 0,
     ) -> None:
         """``first_seconds`` is the wait before the first time."""
-        self._name = name
+        self.name = name
+        self.runs = {"ok": 0, "failed": 0}
+        """How often the work was done, and how often it could not be."""
+        self.succeeded_at: float | None = None
+        """When it was last done, in Unix time."""
         self._work = work
         self._every_seconds = every_seconds
         self._first_seconds = first_seconds
@@ -48,9 +53,13 @@ class Background:
         while True:
             try:
                 await self._work()
+                self.runs["ok"] += 1
+                self.succeeded_at = time.time()
             except DatabaseUnavailable as error:
-                log.warning("background_waits", work=self._name, reason=str(error))
+                self.runs["failed"] += 1
+                log.warning("background_waits", work=self.name, reason=str(error))
             except Exception as error:
                 # Nobody waits for it, and it is tried again.
-                log.error("background_failed", work=self._name, exc_info=error)
+                self.runs["failed"] += 1
+                log.error("background_failed", work=self.name, exc_info=error)
             await asyncio.sleep(self._every_seconds)

@@ -12,7 +12,7 @@ of the operator's manifest, are prepared before the first request and kept for g
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from graphql import (
@@ -123,6 +123,13 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def known(self) -> Iterator[tuple[str | None, str]]:
+        """Name and type of the operations of trusted documents."""
+        for prepared in self.trusted.values():
+            for operation in prepared.operations.values():
+                yield operation.name, operation.kind.value
 
     def find(self, request: GraphQLRequest, *, trusted: bool = False) -> Prepared:
         """The document of a request; with ``trusted`` only if the manifest has it."""

@@ -7,7 +7,15 @@ loaders, a connection held no longer than the work takes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -29,9 +37,10 @@ from strawberry.execution import optimized_is_awaitable
 from schema.context import Context
 from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
-from server.failures import Failure, failure, present, reveal
+from server.failures import Failure, code_of, failure, present, reveal
 from server.guard import too_complex
 from server.logs import Events
+from server.observability import Measures
 from server.requests import GraphQLRequest, find_nul
 
 __all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
@@ -70,6 +79,8 @@ class OperationContext(AbstractAsyncContextManager[Any], Protocol):
     def anonymous_session(self) -> OperationSession: ...
     @property
     def actor(self) -> OperationActor | None: ...
+    @property
+    def problem_codes(self) -> Sequence[str]: ...
 
 
 ContextFactory = Callable[[], OperationContext]
@@ -145,10 +156,18 @@ class Planned:
 class Runner:
     """Runs operations against one schema."""
 
-    def __init__(self, schema: Schema, documents: Documents, *, development: bool = False) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        documents: Documents,
+        *,
+        development: bool = False,
+        measures: Measures | None = None,
+    ) -> None:
         self.schema = schema
         self.documents = documents
         self.development = development
+        self.measures = measures
 
     def plan(
         self, request: GraphQLRequest, *, may_hold_nul: bool = True, trusted: bool = False
@@ -158,6 +177,18 @@ class Runner:
         ``may_hold_nul`` False saves the walk over the variables when the transport has seen
         that the body has no such character. ``trusted`` allows documents of the manifest only.
         """
+        planned = self._plan(request, may_hold_nul, trusted)
+        if isinstance(planned, Answer):
+            self.count(planned.errors)
+        return planned
+
+    def count(self, errors: Iterable[Failure]) -> None:
+        """Count errors that a client is told."""
+        if self.measures is not None:
+            for error in errors:
+                self.measures.error(code_of(error))
+
+    def _plan(self, request: GraphQLRequest, may_hold_nul: bool, trusted: bool) -> Planned | Answer:
         prepared = self.documents.find(request, trusted=trusted)
         if prepared.errors:
             return Answer.refusal(*prepared.errors)
@@ -187,16 +218,23 @@ class Runner:
         """Run a query or a mutation in its context. Raises nothing but cancellation."""
         started = perf_counter()
         status = "cancelled"
+        measures = self.measures
+        if measures is not None:
+            measures.running += 1
         try:
             async with context:
                 answer = await self._execute(planned, context)
-            status = "errors" if answer.errors else "ok"
+            status = "errors" if answer.errors else "problems" if context.problem_codes else "ok"
         except Exception as error:
             # Opening or closing the context failed; a mutation's own commit is inside of it.
             answer = Answer(None, True, masked(error, context.request_id))
             status = "failed"
         finally:
-            self._log(planned, context, started, status)
+            if measures is not None:
+                measures.running -= 1
+            self._tell(planned, context, started, status)
+        if answer.errors:
+            self.count(answer.errors)
         return answer
 
     async def _execute(self, planned: Planned, context: OperationContext) -> Answer:
@@ -224,17 +262,23 @@ class Runner:
         context = make_context()
         started = perf_counter()
         status = "cancelled"
+        measures = self.measures
+        if measures is not None:
+            measures.subscriptions += 1
         try:
             async with context:
                 executor = self._build(planned, context)
                 if isinstance(executor, Answer):
                     status = "errors"
+                    self.count(executor.errors)
                     yield executor
                     return
                 stream = await source_of(executor)
                 if isinstance(stream, ExecutionResult):
                     status = "errors"
-                    yield Answer(errors=reveal(stream.errors or (), context.request_id))
+                    refusal = Answer(errors=reveal(stream.errors or (), context.request_id))
+                    self.count(refusal.errors)
+                    yield refusal
                     return
                 async with aclosing(
                     self._answers(executor, stream, planned, make_context)
@@ -244,9 +288,13 @@ class Runner:
             status = "ok"
         except Exception as error:
             status = "failed"
-            yield Answer(errors=masked(error, context.request_id))
+            broken = Answer(errors=masked(error, context.request_id))
+            self.count(broken.errors)
+            yield broken
         finally:
-            self._log(planned, context, started, status)
+            if measures is not None:
+                measures.subscriptions -= 1
+            self._tell(planned, context, started, status)
 
     async def _answers(
         self,
@@ -265,6 +313,9 @@ class Runner:
                     per_event.context_value = context
                     equip(planned, context)
                     answer = await finish(per_event, context.request_id, serially=False)
+                if self.measures is not None:
+                    self.measures.events += 1
+                    self.count(answer.errors)
                 yield answer
         finally:
             close = getattr(stream, "aclose", None)
@@ -290,19 +341,26 @@ class Runner:
             return Answer.refusal(*(present(error, "BAD_USER_INPUT") for error in executor))
         return executor
 
-    def _log(
+    def _tell(
         self, planned: Planned, context: OperationContext, started: float, status: str
     ) -> None:
+        """Log an operation that has ended, and count it."""
         session = context.anonymous_session
         actor = context.actor
+        seconds = perf_counter() - started
+        name, kind = planned.operation.name, planned.kind.value
+        if self.measures is not None:
+            self.measures.operation(name, kind, status, seconds, session.statements, session.rows)
+            if context.problem_codes:
+                self.measures.problems.update(context.problem_codes)
         OPERATIONS.tell(
-            name=planned.operation.name,
-            type=planned.kind.value,
+            name=name,
+            type=kind,
             actor_id=str(actor.id) if actor is not None else None,
             statements=session.statements,
             rows=session.rows,
             database_ms=round(session.milliseconds, 2),
-            milliseconds=round((perf_counter() - started) * 1000, 2),
+            milliseconds=round(seconds * 1000, 2),
             cost=planned.cost,
             status=status,
             request_id=context.request_id,

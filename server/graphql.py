@@ -81,6 +81,7 @@ class GraphQLEndpoint:
             else:
                 await self._post(scope, receive, send, headers, accepted)
         except Refusal as refusal:
+            self.operations.runner.count([refusal.failure])
             await send_json(
                 send,
                 refusal.status,

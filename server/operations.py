@@ -73,7 +73,7 @@ class Run:
         recorder = self.record if self.runner.development else None
         self.context = operations.make_context(caller, recorder)
 
-    def record(self, sql: str, *, rows: int, milliseconds: float) -> None:
+    def record(self, sql: str, *, rows: int | None, milliseconds: float) -> None:
         self.statements.append({"sql": sql, "rows": rows, "milliseconds": round(milliseconds, 2)})
 
     async def execute(self) -> Answer:

@@ -199,6 +199,19 @@ class Settings(BaseSettings):
         None, description="`json` or `console`. By default console in development."
     )
 
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Who brings it as a bearer token may read `/metrics`. Without it, nothing is"
+        " counted in production, and in development this machine may read.",
+    )
+    metrics_operations: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="How many names of operations `/metrics` tells apart besides trusted ones.",
+    )
+
     @field_validator("llm_models", mode="before")
     @classmethod
     def _split_models(cls, value: object) -> object:
@@ -238,6 +251,11 @@ class Settings(BaseSettings):
     def allows_introspection(self) -> bool:
         """Whether the schema may be asked for."""
         return self.development if self.introspection is None else self.introspection
+
+    @property
+    def metrics(self) -> bool:
+        """Whether there is anybody who may read metrics."""
+        return self.development or self.metrics_token is not None
 
     @property
     def json_logs(self) -> bool:

@@ -16,6 +16,7 @@ from db import tokens
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.feed_origin import is_settled
+from db.meter import Meter
 from db.migrate import check, current_revision, head_revision, serves, upgrade
 from db.repositories import accounts
 from db.security import verify_row_security
@@ -52,7 +53,9 @@ class Opened:
         return url.get_secret_value()
 
 
-def application_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngine:
+def application_engine(
+    settings: Settings, *, pooled: bool = True, meter: Meter | None = None
+) -> AsyncEngine:
     """The engine of settings that name a database. Raises DatabaseUrlError."""
     assert settings.database_url is not None
     return create_engine(
@@ -62,6 +65,7 @@ def application_engine(settings: Settings, *, pooled: bool = True) -> AsyncEngin
         pool_timeout_seconds=settings.database_pool_timeout_seconds,
         authority=settings.database_ca,
         pooled=pooled,
+        meter=meter,
     )
 
 

@@ -8,6 +8,7 @@ so nothing waits for it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
@@ -44,6 +45,8 @@ class Sweeper:
         self._options = options
         self._kept = kept
         self._pause_seconds = pause_seconds
+        self.removed: Counter[str] = Counter()
+        """All that this process has removed, by what it was."""
 
     async def run(self) -> dict[str, int] | None:
         """Sweep once: how many rows went, by what they were; None while another process does it.
@@ -83,4 +86,5 @@ class Sweeper:
                     async with session.transaction():
                         count = await batch()
                     removed[name] += count
+                    self.removed[name] += count
                     await asyncio.sleep(self._pause_seconds if count else 0)

@@ -82,7 +82,14 @@ class SocketEndpoint:
             await socket.close(4406, f"The subprotocol must be {PROTOCOL}")
             return
         await socket.accept(subprotocol=PROTOCOL)
-        await Connection(self, socket, scope).serve()
+        measures = self.operations.runner.measures
+        if measures is not None:
+            measures.sockets += 1
+        try:
+            await Connection(self, socket, scope).serve()
+        finally:
+            if measures is not None:
+                measures.sockets -= 1
 
     def _is_allowed_origin(self, headers: Headers) -> bool:
         """Browsers name the page that connects; other clients send no origin."""

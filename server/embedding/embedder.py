@@ -7,6 +7,7 @@ is asked.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -49,6 +50,8 @@ class Embedder:
         self._batch = batch
         self._lease = timedelta(seconds=lease_seconds)
         self._after: dict[str, UUID] = {}
+        self.asked: Counter[str] = Counter()
+        """Texts that the provider was asked for, by what came of it."""
 
     async def models(self) -> list[Model]:
         """The models that texts are embedded by."""
@@ -104,13 +107,16 @@ class Embedder:
                 vectors = await self._provider.embed(model.id, asked, model.dimensions)
             except EmbeddingFailed as error:
                 if not error.rejected:
+                    self.asked["failed"] += len(asked)
                     raise
                 if len(hashes) == 1:
                     refused[hashes[0]] = str(error)
+                    self.asked["refused"] += 1
                 else:
                     middle = len(hashes) // 2
                     pending += [hashes[middle:], hashes[:middle]]
                 continue
+            self.asked["embedded"] += len(asked)
             found |= {one: written(vector) for one, vector in zip(hashes, vectors, strict=True)}
         return found, refused
 

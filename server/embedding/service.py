@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -63,6 +63,8 @@ class Embeddings:
         self._provider: Provider | None = None
         self._cache: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         self._failed: tuple[float, str] | None = None
+        self.asked: Counter[str] = Counter()
+        """Texts that the provider was asked for, by what came of it."""
         if options.model is not None:
             self._provider = self._made(options.timeout_seconds)
             self._queries = self._made(options.query_timeout_seconds)
@@ -167,6 +169,7 @@ class Embeddings:
             batch=self.options.batch,
             lease_seconds=self.options.lease_seconds,
         )
+        embedder.asked = self.asked
         return _Worker(embedder, self.options.poll_seconds)
 
     async def _often(self, work: Callable[[], Awaitable[float]], *, once: bool = False) -> None:

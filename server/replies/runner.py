@@ -79,16 +79,17 @@ class Run:
         self._stopping = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self.fenced = False
+        self.status = "lost"
+        """How the run ended."""
         self._wrote_at = self._held_at = time.monotonic()
 
     async def run(self) -> None:
         """Ask, write, end. Raises nothing but cancellation."""
         started = time.monotonic()
-        status = "lost"
         try:
-            status = await self._run()
+            self.status = await self._run()
         except Fenced:
-            status = "fenced"
+            self.status = "fenced"
         except Exception:
             # Its lease expires, and the next sweep ends it.
             log.exception("reply_lost", generation_id=str(self.job.id))
@@ -97,7 +98,7 @@ class Run:
                 "reply",
                 generation_id=str(self.job.id),
                 model=self.job.model,
-                status=status,
+                status=self.status,
                 deltas=self._seq,
                 characters=self._chars,
                 seconds=round(time.monotonic() - started, 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -59,11 +60,18 @@ class Replies:
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: list[asyncio.Task[None]] = []
         self._closing = False
+        self.ended: Counter[str] = Counter()
+        """Generations that ran here and ended, by how."""
 
     @property
     def available(self) -> bool:
         """Whether there is a provider to ask."""
         return bool(self.options.base_url or self.options.api_key)
+
+    @property
+    def running(self) -> int:
+        """How many generations run here."""
+        return len(self._runs)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -132,6 +140,7 @@ class Replies:
             await run.run()
         finally:
             self._runs.pop(run.job.id, None)
+            self.ended[run.status] += 1
             watching.cancel()
             await asyncio.wait({watching})
 

@@ -512,9 +512,9 @@ async def test_a_text_statement_gets_the_owner_too(open_session: OpenSession) ->
 async def test_a_session_counts_what_it_does(
     engine: AsyncEngine, open_session: OpenSession, new_owner: NewOwner
 ) -> None:
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int | None]] = []
 
-    def recorder(sql: str, *, rows: int, milliseconds: float) -> None:
+    def recorder(sql: str, *, rows: int | None, milliseconds: float) -> None:
         assert milliseconds > 0
         seen.append((sql, rows))
 
