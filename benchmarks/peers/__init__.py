@@ -88,6 +88,10 @@ def _engram(dataset: Dataset) -> Mapping[str, str]:
     }
 
 
+def _watched(dataset: Dataset) -> Mapping[str, str]:
+    return {**_engram(dataset), "METRICS_TOKEN": "nobody-reads-them-here"}
+
+
 def _python(*arguments: str) -> Command:
     return lambda _: [sys.executable, *arguments]
 
@@ -100,6 +104,13 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("engram", "Engram", Dialect(), _python("-m", "server", "serve"), _engram),
+        Peer(
+            "engram_watched",
+            "Engram with metrics",
+            Dialect(),
+            _python("-m", "server", "serve"),
+            _watched,
+        ),
         Peer(
             "postgraphile",
             "PostGraphile 5",
@@ -138,7 +149,8 @@ PEERS = {
         ),
     )
 }
-USUAL_PEERS = tuple(name for name in PEERS if name != "postgraphile_open")
+ON_REQUEST = {"engram_watched", "postgraphile_open"}
+USUAL_PEERS = tuple(name for name in PEERS if name not in ON_REQUEST)
 NODE_PEERS = {"postgraphile", "postgraphile_open", "apollo"}
 
 

@@ -50,7 +50,7 @@ class Measures:
         self.errors: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self._tallies: dict[tuple[str | None, str], Tally] = {key: Tally() for key in known}
-        self._most = most_operations + len(self._tallies)
+        self._places = most_operations
 
     def operation(
         self, name: str | None, kind: str, outcome: str, seconds: float, statements: int, rows: int
@@ -69,14 +69,13 @@ class Measures:
 
     def _admit(self, name: str | None, kind: str, outcome: str) -> Tally:
         """The tally of an operation that has none yet: its own, if there is room."""
-        key = (name, kind)
-        if name is not None and (
-            outcome not in ("ok", "problems")
-            or len(name) > MOST_NAME_CHARS
-            or len(self._tallies) >= self._most
-        ):
-            key = (OTHER, kind)
-        return self._tallies.setdefault(key, Tally())
+        if name is not None:
+            succeeded = outcome in ("ok", "problems")
+            if succeeded and self._places > 0 and len(name) <= MOST_NAME_CHARS:
+                self._places -= 1
+            else:
+                name = OTHER
+        return self._tallies.setdefault((name, kind), Tally())
 
     def families(self) -> Iterator[Family]:
         """What was counted."""
