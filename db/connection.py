@@ -149,7 +149,7 @@ class OpenTransaction:
         try:
             if self.lost:
                 return None
-            if self._settled:
+            if self._settled and not (self._pipeline is not None and self._pipeline.preparing):
                 return ""
             return str(await self._driver.execute(ending))
         except DRIVER_ERRORS as error:

@@ -52,7 +52,9 @@ class Pipeline:
         self._driver = driver
         self._outgoing = outgoing
         self._statements: OrderedDict[str, Any] = OrderedDict()
-        self._preparing = False
+        self.preparing = False
+        """Whether something was prepared and no Sync has followed: the server waits inside of a
+        transaction for more, and keeps its locks."""
 
     @classmethod
     def of(cls, driver: Any) -> Pipeline | None:
@@ -70,7 +72,7 @@ class Pipeline:
         if statement is not None:
             self._statements.move_to_end(sql)
             return statement
-        self._preparing = True
+        self.preparing = True
         statement = await self._driver.prepare(sql)
         if len(sql) <= LARGEST_PREPARED:
             self._statements[sql] = statement
@@ -88,10 +90,10 @@ class Pipeline:
         messages = [
             _bind_and_execute(statement.get_name(), arguments) for statement, arguments in prepared
         ]
-        if self._preparing:
+        if self.preparing:
             # The driver prepares without a Sync: what has begun with it has to end first.
             messages.insert(0, SYNC)
-            self._preparing = False
+            self.preparing = False
         self._outgoing.hold(b"".join(messages), len(prepared))
 
     def take_back(self) -> None:
