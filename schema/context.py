@@ -4,7 +4,7 @@ A context lives for one operation, also on a socket that carries many: sessions 
 outlive an operation would leak rows from one snapshot, or from one person, into the next.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -30,6 +30,7 @@ from schema.rows import Row
 if TYPE_CHECKING:
     from db.notifications import Subscription, Watch
     from db.repositories.conversations_generations import Lease
+    from db.repositories.conversations_runs import Delta
     from schema.plans import Plans
 
 ALL_SCOPES: frozenset[str] = frozenset({"read", "write", "account"})
@@ -95,6 +96,19 @@ class Changes(Protocol):
         ...
 
 
+class Ear(Protocol):
+    """What a follower hears of a reply that this process writes."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes from here."""
+        ...
+
+    async def next(self, after_seq: int) -> "Sequence[Delta]":
+        """Wait; then what follows a delta without a gap. Empty when it is to be looked up."""
+        ...
+
+
 class Replies(Protocol):
     """What asks models for replies."""
 
@@ -119,6 +133,10 @@ class Replies(Protocol):
 
     def stop(self, id: UUID) -> None:
         """A generation has been ended: run it no further."""
+        ...
+
+    def listen(self, owner_id: UUID, id: UUID) -> Ear | None:
+        """What is stored of a reply from now on; None when it is not written here."""
         ...
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,8 +13,9 @@ from strawberry import auto
 
 from db.models import conversations, conversations_generations
 from db.notifications import FellBehind
-from db.repositories.conversations_generations import Progress, follow
-from schema.context import Changes, Context, Event, Info
+from db.repositories.conversations_generations import Progress, follow, told
+from db.repositories.conversations_runs import Delta
+from schema.context import Changes, Context, Ear, Event, Info
 from schema.conversations import Conversation, Message
 from schema.errors import ErrorCode, RequestError
 from schema.knowledge import Chunk, Document
@@ -138,7 +139,10 @@ class GenerationsSubscription:
             raise RequestError("`afterSeq` must be 0 or more.", ErrorCode.BAD_USER_INPUT)
         source = context.services.changes
         assert source is not None, "a process that serves subscriptions listens to changes"
-        async with aclosing(_Hints(source, owner_id, identifier)) as hints:
+        replies = context.services.replies
+        ear = replies.listen(owner_id, identifier) if replies is not None else None
+        async with aclosing(_Hints(source, ear, owner_id, identifier)) as hints:
+            # Under the subscriber's own rights, as everything that is not heard in this process.
             progress = await _read(context, identifier, after_seq)
             if progress is None:
                 raise RequestError("There is no such generation.", ErrorCode.NOT_FOUND)
@@ -151,9 +155,11 @@ class GenerationsSubscription:
                 if not progress.running:
                     yield _End(identifier, progress.message_id)  # type: ignore[misc]  # the runner loads it
                     return
-                if not progress.more:
-                    await hints.next()
-                progress = await _read(context, identifier, after_seq)
+                heard = () if progress.more else await hints.next(after_seq)
+                if heard:
+                    progress = replace(progress, more=False, **told(heard))
+                else:
+                    progress = await _read(context, identifier, after_seq)
 
 
 async def _read(context: Context, id: UUID, after_seq: int) -> Progress | None:
@@ -165,24 +171,32 @@ async def _read(context: Context, id: UUID, after_seq: int) -> Progress | None:
 class _Hints:
     """Hints that there may be more: one for any number of notices, and one now and then."""
 
-    def __init__(self, source: Changes, owner_id: UUID, id: UUID) -> None:
+    def __init__(self, source: Changes, ear: Ear | None, owner_id: UUID, id: UUID) -> None:
         self._source = source
+        self._ear = ear
         self._topic = (owner_id, "generation", id)
-        self._changes = source.subscribe(*self._topic)
+        self._changes = None if ear else source.subscribe(*self._topic)
 
-    async def next(self) -> None:
-        """Return when there may be more."""
+    async def next(self, after_seq: int) -> Sequence[Delta]:
+        """Return when there may be more: with it, if it was stored by this process."""
         try:
             async with asyncio.timeout(POLL_SECONDS):
-                await anext(self._changes)
+                if self._ear is not None and not self._ear.ended:
+                    return await self._ear.next(after_seq)
+                if self._changes is None:
+                    self._changes = self._source.subscribe(*self._topic)
+                else:
+                    await anext(self._changes)
         except TimeoutError:
             pass
         except FellBehind:
             # What was missed is read anyway, all at once.
-            self._changes = self._source.subscribe(*self._topic)
+            self._changes = None
+        return ()
 
     async def aclose(self) -> None:
-        await self._changes.aclose()
+        if self._changes is not None:
+            await self._changes.aclose()
 
 
 @dataclass(frozen=True)

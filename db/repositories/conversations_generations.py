@@ -8,7 +8,7 @@ should that process die before, the lease expires as that of any other.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -28,7 +28,7 @@ from db.repositories.conversations import (
     store_message,
 )
 from db.repositories.conversations_citations import Passage, cite
-from db.repositories.conversations_runs import RUNNING, end
+from db.repositories.conversations_runs import RUNNING, Delta, end
 from db.scope import OWNER, predicate, readable
 from db.session import Session
 
@@ -190,6 +190,15 @@ class Progress:
     """Whether there may be more to read at once."""
 
 
+_KINDS = {kind.value: kind for kind in DeltaKind}
+
+
+class _Told(TypedDict):
+    last_seq: int
+    text: str
+    reasoning: str
+
+
 _FOLLOW = PreparedSelect(
     sa.select(
         GENERATIONS.c.status,
@@ -220,17 +229,25 @@ async def follow(session: Session, id: UUID, after_seq: int) -> Progress | None:
     rows = await session.fetch(_FOLLOW, {"id": id, "after_seq": after_seq})
     if not rows:
         return None
-    first, last = rows[0], rows[-1]
-    pieces = rows if first["seq"] is not None else ()
-
-    def joined(kind: DeltaKind) -> str:
-        return "".join(row["text"] for row in pieces if row["kind"] == kind)
-
+    first = rows[0]
+    known = (row for row in rows if row["seq"] is not None)
+    deltas = [Delta(row["seq"], _KINDS[row["kind"]], row["text"]) for row in known]
     return Progress(
         running=first["status"] in RUNNING,
         message_id=UUID(int=first["assistant_message_id"].int),
-        last_seq=last["seq"] if pieces else first["last_seq"],
-        text=joined(DeltaKind.TEXT),
-        reasoning=joined(DeltaKind.REASONING),
         more=len(rows) == READ_AT_ONCE,
+        **told(deltas, first["last_seq"]),
     )
+
+
+def told(deltas: Sequence[Delta], last_seq: int = 0) -> _Told:
+    """What deltas say together; without any, where the reply has ended."""
+
+    def joined(kind: DeltaKind) -> str:
+        return "".join(delta.text for delta in deltas if delta.kind == kind)
+
+    return {
+        "last_seq": deltas[-1].seq if deltas else last_seq,
+        "text": joined(DeltaKind.TEXT),
+        "reasoning": joined(DeltaKind.REASONING),
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -59,12 +59,15 @@ class Run:
         *,
         context_tokens: int,
         longest_seconds: float,
+        stored: Callable[[Sequence[Delta]], None],
     ) -> None:
+        """`stored` is told of deltas once they are committed."""
         self.job = job
         self._store = store
         self._provider = provider
         self._most_chars = context_tokens * CHARS_PER_TOKEN
         self._longest_seconds = longest_seconds
+        self._stored = stored
         self._prompt: Prompt | None = None
         self._waiting: list[tuple[DeltaKind, str]] = []
         self._waiting_chars = 0
@@ -232,8 +235,10 @@ class Run:
             if reader.done() or self.fenced:
                 return
             begun = self._begun() if not self._seq else None
-            await self._store.append(self.job, self._taken(), begun)
+            deltas = self._taken()
+            await self._store.append(self.job, deltas, begun)
             self._wrote_at = time.monotonic()
+            self._stored(deltas)
 
     def _begun(self) -> dict[str, Any]:
         assert self._prompt is not None

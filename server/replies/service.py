@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.repositories.conversations_generations import Lease
 from db.session import SessionOptions
 from schema.context import Changes
+from server.replies.ears import Ear, Ears
 from server.replies.provider import Provider
 from server.replies.runner import Run
 from server.replies.store import PASSING, Job, Store
@@ -57,6 +59,7 @@ class Replies:
         self._store = Store(engine, session_options, self.lease, at_once=options.connections)
         self._provider: Provider | None = None
         self._runs: dict[UUID, Run] = {}
+        self._ears = Ears()
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: list[asyncio.Task[None]] = []
         self._closing = False
@@ -111,14 +114,17 @@ class Replies:
         """Run a generation that this process has leased; a row, committed."""
         if self._provider is None:
             return
+        job = Job.of(generation)
         run = Run(
-            Job.of(generation),
+            job,
             self._store,
             self._provider,
             context_tokens=self.options.context_tokens,
             longest_seconds=self.options.longest_seconds,
+            stored=partial(self._ears.tell, job.owner_id, job.id),
         )
         self._runs[run.job.id] = run
+        self._ears.open(job.owner_id, job.id)
         self._spawn(self._run(run))
         if self._closing:
             run.interrupt()
@@ -128,6 +134,10 @@ class Replies:
         run = self._runs.get(id)
         if run is not None:
             run.fence()
+
+    def listen(self, owner_id: UUID, id: UUID) -> Ear | None:
+        """What is stored of a reply from now on; None when it is not written here."""
+        return self._ears.listen(owner_id, id)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -141,6 +151,7 @@ class Replies:
         finally:
             self._runs.pop(run.job.id, None)
             self.ended[run.status] += 1
+            self._ears.close(run.job.owner_id, run.job.id)
             watching.cancel()
             await asyncio.wait({watching})
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.edge.conftest import Served
 from tests.edge.waiting import until
-from tests.edge.whole import Someone
+from tests.edge.whole import Someone, sign_up
 from tests.provider import KEY, FakeProvider, words
 from tests.replies.chats import STOP, ask, ended, following, fresh, sent
 
@@ -35,8 +35,8 @@ FAILURES = [
 
 @pytest.mark.parametrize(("model", "code", "text", "status"), FAILURES)
 async def test_a_failure_is_told_and_keeps_what_was_written(
-    someone: Someone,
     replying: Served,
+    impatient: Served,
     provider: FakeProvider,
     capfd: pytest.CaptureFixture[str],
     model: str,
@@ -45,8 +45,10 @@ async def test_a_failure_is_told_and_keeps_what_was_written(
     status: int | None,
 ) -> None:
     said = fresh()
+    server = impatient if code == "timeout" else replying
+    someone = await sign_up(server)
     generation = (await sent(someone, said, model))["generation"]["id"]
-    async with following(replying.url, someone, generation) as followed:
+    async with following(server.url, someone, generation) as followed:
         last = await followed.to_the_end()
     assert last["problem"]["code"] == "PROVIDER_UNAVAILABLE"
     assert last["problem"]["reason"] == code
@@ -60,7 +62,7 @@ async def test_a_failure_is_told_and_keeps_what_was_written(
     assert len(provider.about(said)) == 1
     told = json.dumps(found) + json.dumps(last) + "".join(capfd.readouterr())
     for secret in (KEY, str(provider.port), "127.0.0.1:" + str(provider.port)):
-        assert secret not in told.replace(replying.url, "")
+        assert secret not in told.replace(server.url, "")
 
 
 async def test_a_provider_that_is_busy_is_asked_again(
