@@ -113,6 +113,13 @@ class Session:
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.recorded = False
         """Whether the transaction has audit events, of which the change feed's readers are told."""
+        self.plans_once = False
+        """Whether PostgreSQL is to plan prepared statements once, for any arguments.
+
+        It does so by itself only where its estimates do not get worse, and they do for every LIMIT
+        and every list of keys. For statements that walk an index anyhow planning costs more than
+        running. Counts for the transactions that begin from now on.
+        """
         self.author = author
         self.statements = 0
         self.rows = 0
@@ -279,7 +286,7 @@ class Session:
         timeout = (
             options.statement_timeout_ms if statement_timeout_ms is None else statement_timeout_ms
         )
-        names, values = _settings(options, int(timeout), begin is None)
+        names, values = _settings(options, int(timeout), begin is None, self.plans_once)
         # made from the number, so that nothing but 32 hex digits can get here
         owner = "" if self._owner_id is None else str(UUID(int=self._owner_id.int))
         self._open = OpenTransaction(self._engine, Opening(begin, names, (*values, owner)))
@@ -328,13 +335,14 @@ class Session:
 
 @lru_cache
 def _settings(
-    options: SessionOptions, timeout_ms: int, alone: bool
+    options: SessionOptions, timeout_ms: int, alone: bool, plans_once: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The settings of a transaction, the owner's last; and the values of the others."""
     settings = {
         **({"role": options.role} if options.role else {}),
         # what BEGIN says of a snapshot
         **({"transaction_read_only": "on"} if alone else {}),
+        **({"plan_cache_mode": "force_generic_plan"} if plans_once else {}),
         "statement_timeout": str(timeout_ms),
         "lock_timeout": str(int(options.lock_timeout_ms)),
         "idle_in_transaction_session_timeout": str(int(options.idle_timeout_ms)),

@@ -36,6 +36,8 @@ def branch(*, key: str, start: Start, description: str, argument: RowArgument | 
 
 
 class _Branch(Relation):
+    even = False  # how far a walk goes is in its arguments
+
     def __init__(self, key: str, start: Start, argument: RowArgument | None) -> None:
         super().__init__(
             Message,

@@ -79,6 +79,7 @@ class Planner:
                 planned.roots.append((response_key, compiler.root(nodes)))
             planned.keys.append(response_key)
         planned.finish()
+        planned.even = compiler.even
         return planned
 
     def compiler(
@@ -102,6 +103,8 @@ class Compiler:
         self._mirrors = planner.mirrors
         self._fragments = fragments
         self._variables = variables
+        self.even = True
+        """Whether no statement is better planned for its arguments than for any."""
 
     def collect(
         self, type_: GraphQLObjectType, selection_sets: Sequence[SelectionSetNode]
@@ -346,7 +349,10 @@ class Compiler:
     def _arguments(
         self, field: PageField, definition: GraphQLField, node: FieldNode
     ) -> PlannedArguments[PageRequest]:
-        identity = " ".join(sorted(print_ast(argument) for argument in node.arguments or ()))
+        given = node.arguments or ()
+        identity = " ".join(sorted(print_ast(argument) for argument in given))
+        if not field.relation.even or any(one.name.value == "filter" for one in given):
+            self.even = False
         values, fixed = argument_values(self._converter, field, definition, node, self._variables)
         return PlannedArguments(identity, values, field.request, fixed)
 

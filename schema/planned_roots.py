@@ -151,6 +151,8 @@ class PlannedQuery:
         self.roots: list[tuple[str, Root]] = []
         self.single = False
         """Whether one statement brings it all, which is a snapshot without a transaction."""
+        self.even = False
+        """Whether its statements are planned once for all arguments."""
 
     def finish(self) -> None:
         """Called once, when the plan is complete."""
@@ -161,6 +163,7 @@ class PlannedQuery:
     async def run(self, run: Run) -> dict[str, Any]:
         """The response's `data`. Whatever it raises, graphql-core has to say what was wrong."""
         data: dict[str, Any] = {}
+        run.session.plans_once = self.even
         for key, root in self.roots:
             data[key] = await root.load(run)
         if self.constants:

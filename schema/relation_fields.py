@@ -41,6 +41,9 @@ class RowArgument:
 class Relation:
     """How rows lead to rows of the target."""
 
+    even = True
+    """Whether one plan of its statement is good for all keys: an index leads to each alike."""
+
     def __init__(
         self,
         model: type[Base] | Table,
