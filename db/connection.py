@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.pipeline import Ahead, Pipeline
-from db.pool import check_in, check_out
+from db.pool import can_check_in, check_in, check_out
 
 # InternalClientError: the server's good-bye to an idle connection is still unread
 DRIVER_ERRORS = (
@@ -83,6 +83,7 @@ class OpenTransaction:
         self._pipeline: Pipeline | None = None
         self._cancelling: asyncio.Task[None] | None = None
         self._settled = True
+        self._sound = True
         self.used = False
         """Whether a statement was asked for."""
         self.begun = False
@@ -109,7 +110,9 @@ class OpenTransaction:
                 await self._check_out()
             replaceable = not self.begun and PROVEN in self._fairy.info
             try:
+                self._sound = False
                 records = await self._run(sql, arguments)
+                self._sound = True
             except TimeoutError:
                 raise  # it is an OSError, but the connection is there
             except DRIVER_ERRORS as error:
@@ -135,6 +138,21 @@ class OpenTransaction:
             self._cancelling = loop.create_task(self._driver._cancel(loop.create_future()))
         if self._cancelling is not None:
             await asyncio.wait({self._cancelling})
+
+    def leave(self) -> bool:
+        """End a snapshot at once, if nothing stands in the way of giving its connection back."""
+        if self._fairy is None:
+            return True
+        pipeline = self._pipeline
+        if pipeline is None or not self._sound or self._cancelling is not None or self.lost:
+            return False
+        if not can_check_in(self._engine):
+            return False
+        if not self._settled:
+            pipeline.roll_back()
+        fairy, self._fairy, self._driver = self._fairy, None, None
+        fairy.close()
+        return True
 
     async def end(self, ending: str) -> str | None:
         """Run the last statements and give the connection back; a broken one is thrown away.

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from db.meter import OPTION, Meter
-from db.pipeline import connect
+from db.pipeline import Pipeline, connect
 from db.pool import ReadyPool
 
 Pooler = Literal["session", "transaction"]
@@ -178,8 +178,12 @@ def _discard_open_transaction(
     if connection is None:
         return
     driver = driver_connection(connection)
-    if driver.is_closed() or driver.is_in_transaction():
+    if driver.is_closed():
         record.invalidate()
+    elif driver.is_in_transaction():
+        pipeline = Pipeline.of(driver)
+        if pipeline is None or not pipeline.ended:
+            record.invalidate()
 
 
 def _refuser(name: str) -> Callable[[str], DatabaseUrlError]:

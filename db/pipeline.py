@@ -29,7 +29,8 @@ LARGEST_PREPARED = 15 * 1024
 
 HEADER = Struct(">cI")
 SYNC = b"S\0\0\0\4"
-COMMAND_COMPLETE, ERROR = ord("C"), ord("E")
+ROLLBACK = b"Q\0\0\0\rROLLBACK\0"
+COMMAND_COMPLETE, ERROR, READY = ord("C"), ord("E"), ord("Z")
 ASYNCHRONOUS = frozenset(b"ANS")
 """Notifications, notices and parameter changes: not part of an answer, and the driver's to read."""
 
@@ -55,6 +56,8 @@ class Pipeline:
         self.preparing = False
         """Whether something was prepared and no Sync has followed: the server waits inside of a
         transaction for more, and keeps its locks."""
+        self.ended = False
+        """Whether the transaction that the driver last knew of has been ended behind its back."""
 
     @classmethod
     def of(cls, driver: Any) -> Pipeline | None:
@@ -95,6 +98,15 @@ class Pipeline:
             messages.insert(0, SYNC)
             self.preparing = False
         self._outgoing.hold(b"".join(messages), len(prepared))
+        self.ended = False
+
+    def roll_back(self) -> None:
+        """End a transaction that wrote nothing, without waiting to hear that it has ended.
+
+        Whatever is sent next comes after it.
+        """
+        self._outgoing.write_past(ROLLBACK)
+        self.ended = True
 
     def take_back(self) -> None:
         """Forget what was put ahead and has not left, because the driver wrote nothing."""
@@ -118,6 +130,11 @@ class _Outgoing:
     def hold(self, messages: bytes, answers: int) -> None:
         self._held, self._answers = messages, answers
 
+    def write_past(self, query: bytes) -> None:
+        """Write a query of the simple protocol whose answer the driver does not see."""
+        self._incoming.skip_query()
+        self._write(query)
+
     def write(self, data: bytes) -> None:
         if self._held:
             self._incoming.skip(self._answers)
@@ -136,6 +153,7 @@ class _Incoming(asyncio.Protocol):
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._receive: Callable[[bytes], None] = protocol.data_received
+        self._queries = 0
         self._unanswered = 0
         self._rest = b""
 
@@ -143,12 +161,16 @@ class _Incoming(asyncio.Protocol):
         self.outgoing = _Outgoing(transport, self)
         self._protocol.connection_made(self.outgoing)
 
+    def skip_query(self) -> None:
+        """Keep the next whole answer from the driver, up to where the server is ready again."""
+        self._queries += 1
+
     def skip(self, answers: int) -> None:
-        """Keep the next answers from the driver."""
+        """Keep the next answers to statements from the driver, which follow those to queries."""
         self._unanswered = answers
 
     def data_received(self, data: bytes) -> None:
-        if self._unanswered:
+        if self._unanswered or self._queries:
             data = self._after_answers(self._rest + data)
         if data:
             self._receive(data)
@@ -158,20 +180,22 @@ class _Incoming(asyncio.Protocol):
         theirs: list[bytes] = []
         start, size = 0, len(data)
         self._rest = b""
-        while self._unanswered:
+        while self._unanswered or self._queries:
             body = start + HEADER.size
             end = start + 1 + int.from_bytes(data[start + 1 : body], "big")
             if body > size or end > size:
                 self._rest = data[start:]
                 return b"".join(theirs)
             kind = data[start]
-            if kind == ERROR:
+            if kind in ASYNCHRONOUS:
+                theirs.append(data[start:end])
+            elif self._queries:
+                self._queries -= kind == READY
+            elif kind == ERROR:
                 self._unanswered = 0
                 break
-            if kind == COMMAND_COMPLETE:
+            elif kind == COMMAND_COMPLETE:
                 self._unanswered -= 1
-            elif kind in ASYNCHRONOUS:
-                theirs.append(data[start:end])
             start = end
         theirs.append(data[start:])
         return b"".join(theirs)

@@ -16,7 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from db.meter import Histogram
 
-__all__ = ["ReadyPool", "check_in", "check_out"]
+__all__ = ["ReadyPool", "can_check_in", "check_in", "check_out"]
 
 
 class ReadyPool(AsyncAdaptedQueuePool):
@@ -80,9 +80,14 @@ async def check_out(engine: AsyncEngine) -> Any:
     return pool.connect() if pool.ready else await pool.wait()
 
 
+def can_check_in(engine: AsyncEngine) -> bool:
+    """Whether giving a sound connection back takes no waiting."""
+    return isinstance(engine.sync_engine.pool, ReadyPool)
+
+
 async def check_in(engine: AsyncEngine, fairy: Any) -> None:
     """Give a sound connection back."""
-    if isinstance(engine.sync_engine.pool, ReadyPool):
+    if can_check_in(engine):
         fairy.close()
     else:
         await greenlet_spawn(fairy.close)  # without a pool this ends it, which takes a while

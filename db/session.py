@@ -208,7 +208,8 @@ class Session:
 
     async def end_snapshot(self) -> None:
         """Give the connection back; the next statement opens a new snapshot."""
-        await uninterrupted(self._finish_snapshot())
+        if not self._leave():
+            await uninterrupted(self._finish_snapshot())
 
     async def cancel(self) -> None:
         """Stop the running statement and refuse further ones: the client has gone.
@@ -227,8 +228,19 @@ class Session:
         if self._closed and self._open is None:
             return
         self._closed = True
-        if self._open is not None or self._lock.locked():
-            await uninterrupted(self._finish_snapshot(closing=True))
+        if self._leave():
+            return
+        await uninterrupted(self._finish_snapshot(closing=True))
+
+    def _leave(self) -> bool:
+        """End a snapshot without waiting, where that can be."""
+        if self._writing or self._lock.locked():
+            return False
+        if self._open is not None and not self._open.leave():
+            return False
+        self._open = None
+        self._spent = False
+        return True
 
     # What follows runs under the lock.
 

@@ -145,7 +145,9 @@ class Loaders:
 
     def planned(self, child: "Child", keys: Keys, run: "Run") -> "Awaitable[Sequence[Lookup]]":
         """What a plan's relation field brings for a whole level."""
-        return self._load(("planned", child), keys, lambda values: child.load(run, values))
+        return self._load(
+            ("planned", child), keys, lambda values: child.load(run, values), batch=False
+        )
 
     def projected(
         self, plan: "RowsPlan", level: Level, run: "Run"
@@ -155,7 +157,7 @@ class Loaders:
         async def project(_: Sequence[UUID]) -> list[dict[str, Any]]:
             return (await plan.emit(run, level.records(plan.columns)))[0]
 
-        return self._load(("projected", plan, level), ROOT, project)
+        return self._load(("projected", plan, level), ROOT, project, batch=False)
 
     def _page(
         self,
@@ -177,16 +179,19 @@ class Loaders:
         name: Hashable,
         keys: Keys,
         load: Callable[[Sequence[UUID]], Awaitable[Any]],
+        *,
+        batch: bool = True,
     ) -> Awaitable[Any]:
+        """`batch` False does not wait for other keys: a plan hands over all there are."""
         loader = self._loaders.get(name)
         if loader is None:
 
-            async def batch(batched: list[Keys]) -> list[Any]:
+            async def load_all(batched: list[Keys]) -> list[Any]:
                 values = list(dict.fromkeys(value for item in batched for value in item.values))
                 found = await load(values)
                 return [found for _ in batched]
 
-            loader = self._loaders[name] = DataLoader(batch)
+            loader = self._loaders[name] = DataLoader(load_all, batch=batch)
         return loader.load(keys)
 
 

@@ -187,6 +187,43 @@ async def test_a_connection_keeps_a_bounded_number_of_statements(
     await engine.dispose()
 
 
+async def test_a_snapshot_is_left_without_waiting_and_its_end_comes_first(
+    database_url: str, new_owner: NewOwner
+) -> None:
+    engine = create_engine(database_url, pool_size=1)
+    owner = await new_owner()
+    pids = set()
+    for _ in range(5):
+        session = Session(engine, owner)
+        assert await session.scalar(text("SELECT current_setting('transaction_isolation')"))
+        await session.close()
+        assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]  # known at run time
+        async with engine.connect() as connection:
+            row = (await connection.execute(text(STATE))).one()
+            assert tuple(row) == ("engram_owner", "", "off", "read committed")
+            pids.add(await connection.scalar(text("SELECT pg_backend_pid()")))
+        async with Session(engine, owner) as session, session.transaction():
+            assert await session.scalar(text("SHOW transaction_read_only")) == "off"
+    assert len(pids) == 1
+    await engine.dispose()
+
+
+async def test_a_snapshot_that_failed_is_ended_as_ever(
+    database_url: str, new_owner: NewOwner
+) -> None:
+    engine = create_engine(database_url, pool_size=1)
+    owner = await new_owner()
+    for _ in range(3):
+        async with Session(engine, owner) as session:
+            assert await session.scalar(text("SELECT 1")) == 1
+            with pytest.raises(DBAPIError):
+                await session.scalar(text("SELECT 1 / 0"))
+        async with Session(engine, owner) as session:
+            assert await session.scalar(text("SELECT 2")) == 2
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # known at run time
+    await engine.dispose()
+
+
 async def test_a_driver_made_elsewhere_has_no_pipeline(database_url: str) -> None:
     driver = await asyncpg.connect(database_url)
     assert Pipeline.of(driver) is None

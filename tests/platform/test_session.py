@@ -414,6 +414,9 @@ async def test_round_trips(server: EmbeddedServer, database_url: str, tmp_path: 
             async with Session(engine, uuid4()) as session:
                 for _ in range(3):
                     await session.execute(select(literal(1)))
+            async with asyncio.timeout(10):  # for the end, which nobody else waits for
+                while not sent[-1].endswith(b"ROLLBACK\0"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
             assert expected in (None, len(sent) - before)
         for expected in (None, 2):
             before = len(sent)
