@@ -9,7 +9,7 @@ Refused
 ├── Denied           the caller may not do this
 ├── Unauthenticated  nobody is logged in, or the credentials are wrong
 ├── Unavailable      what it needs beyond the database is not there
-└── Limited          not now: the row is busy
+└── Limited          not now: the row is busy, or the caller asks too often
 """
 
 from collections.abc import Iterable, Mapping
@@ -96,7 +96,10 @@ class Unauthenticated(Refused):
 
 
 class Limited(Refused):
-    """Not now: others are at the same rows. It may be tried again in `retry_after_seconds`."""
+    """Not now: others are at the same rows, or too much is asked for.
+
+    It may be tried again in `retry_after_seconds`.
+    """
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         self.retry_after_seconds = retry_after_seconds

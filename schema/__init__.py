@@ -23,6 +23,7 @@ from schema.knowledge import KnowledgeQuery
 from schema.knowledge_models import EmbeddingModelMutation, EmbeddingModelQuery
 from schema.knowledge_search import SearchQuery
 from schema.knowledge_writes import KnowledgeMutation
+from schema.limits import LimitsQuery
 from schema.node import NodeQuery
 from schema.problems import PROBLEM_TYPES
 from schema.scalars import SCALARS
@@ -44,6 +45,7 @@ _QUERIES: tuple[type, ...] = (
     WorkQuery,
     JournalQuery,
     ChangesQuery,
+    LimitsQuery,
 )
 _MUTATIONS: tuple[type, ...] = (
     AccountsMutation,

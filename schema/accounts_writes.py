@@ -64,6 +64,9 @@ class AccountsMutation:
         if violations:
             raise Invalid(violations)
         key = idempotency_key(input)
+        gate = context.services.gate
+        if gate is not None:
+            await gate.sign_up(context.client)
         session = context.anonymous_session
         taken: Sequence[Violation] = await accounts.taken(session, values)
         await session.end_snapshot()
@@ -134,7 +137,7 @@ class AccountsMutation:
             if not await passwords.verify(secrets, done.secrets_hash):
                 raise KeyReused("This idempotency key was used for other passwords.")
             return restore(ViewerPayload, done.response)
-        if not await passwords.verify(input.current_password, known):
+        if not await _confirmed(context, input.current_password, known):
             raise invalid("current_password", "password", "This is not the password.")
         new_hash = await passwords.hash(input.new_password)
         secrets_hash = await passwords.hash(secrets) if key is not None else None
@@ -177,7 +180,7 @@ class AccountsMutation:
         if violations:
             raise Invalid(violations)
         known = await _known_hash(context)
-        if not await context.services.passwords.verify(input.password, known):
+        if not await _confirmed(context, input.password, known):
             raise invalid("password", "password", "This is not the password.")
         session = context.session
         async with session.transaction(statement_timeout_ms=ERASING_MS):
@@ -238,13 +241,46 @@ async def _sign_up_again(
 
 
 async def _prove(context: Context, identifier: str, password: str) -> accounts.Login | None:
-    """The account that this is the password of. Takes as long when there is none."""
+    """The account that this is the password of. Takes as long when there is none.
+
+    Raises Limited after too many wrong ones.
+    """
     session = context.anonymous_session
+    gate, attempt = context.services.gate, None
+    if gate is not None:
+
+        async def familiar() -> bool:
+            login = await accounts.find_login(session, identifier)
+            await session.end_snapshot()
+            return await _is_familiar(context, login.owner_id if login is not None else uuid7())
+
+        attempt = await gate.log_in(identifier, context.client, familiar)
     login = await accounts.find_login(session, identifier)
     await session.end_snapshot()
     known = login.password_hash if login is not None and login.is_active else None
     proven = await context.services.passwords.verify(password, known)
+    if proven and attempt is not None:
+        await attempt.succeeded()
     return login if proven else None
+
+
+async def _is_familiar(context: Context, owner_id: UUID) -> bool:
+    """Whether an account was logged in to from where this request comes from."""
+    ip = _seen(context.client)["ip"]
+    if ip is None:
+        return False
+    async with context.anonymous_aside(owner_id) as session:
+        return await accounts.logged_in_from(session, ip)
+
+
+async def _confirmed(context: Context, password: str, known: str) -> bool:
+    """Whether it is the caller's own password. Raises Limited after too many wrong ones."""
+    gate, actor = context.services.gate, context.actor
+    attempt = await gate.confirm(actor.owner_id) if gate is not None and actor is not None else None
+    proven = await context.services.passwords.verify(password, known)
+    if proven and attempt is not None:
+        await attempt.succeeded()
+    return proven
 
 
 async def _known_hash(context: Context) -> str:

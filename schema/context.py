@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.idempotency import LIFETIME
 from db.session import Author, Recorder, Session, SessionOptions
 from schema.errors import ErrorCode, RequestError
+from schema.gate import Allowance, Gate
 from schema.loaders import Loaders
 from schema.mirror import Mirror, Scope
 from schema.rows import Row
@@ -171,6 +172,8 @@ class Services:
     changes: Changes | None = None
     replies: Replies | None = None
     embeddings: QueryVectors | None = None
+    gate: Gate | None = None
+    """Without one, sign-ups and passwords may be tried at will."""
     options: SessionOptions = field(default_factory=SessionOptions)
     login_days: int = 90
     """How many days a login session lasts."""
@@ -188,12 +191,14 @@ class Context:
         *,
         request_id: str,
         client: Client = Client(),
+        allowance: Allowance | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self.services = services
         self.actor = actor
         self.request_id = request_id
         self.client = client
+        self.allowance = allowance
         self._recorder = recorder
         self._session = Session(
             services.engine,
@@ -252,12 +257,12 @@ class Context:
         What it reads is not of the operation's snapshot. Raises RequestError.
         """
         assert self.session is self._session
-        return Session(
-            self.services.engine,
-            self._session.owner_id,
-            self.services.options,
-            recorder=self._recorder,
-        )
+        return self.anonymous_aside(self._session.owner_id)
+
+    def anonymous_aside(self, owner_id: UUID | None) -> Session:
+        """The same without a check of who asks: to find out about a log-in that is tried."""
+        services = self.services
+        return Session(services.engine, owner_id, services.options, recorder=self._recorder)
 
     def require(self, scope: Scope) -> Actor:
         """The actor, who may do what `scope` says.

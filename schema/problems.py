@@ -80,7 +80,9 @@ class Forbidden(Problem):
     """A caller without the right."""
 
 
-@strawberry.type(description="Not now, as others are changing the same rows: try again later.")
+@strawberry.type(
+    description="Not now: the caller asks too often, or others change the same rows. Try later."
+)
 class RateLimited(Problem):
     """A caller who has to wait."""
 

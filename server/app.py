@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -33,6 +34,7 @@ from server.downloads import ExportDownload
 from server.embedding import Embeddings
 from server.execution import OperationContext, Runner
 from server.exporter import Exporter
+from server.gate import EntryGate, open_store
 from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import alive, readiness
@@ -60,6 +62,7 @@ __all__ = ["create_app"]
 log = structlog.get_logger("engram.server")
 
 CONDITIONS = ("if-none-match", "if-range", "range")
+LIMITED = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after")
 EXPORT_POLL_SECONDS = 2
 FIRST_SWEEP_SECONDS = 60
 """At most: at random, so that processes that start together do not all wait for one of them."""
@@ -94,12 +97,15 @@ def create_app(
     passwords = Argon2Passwords(concurrency=settings.password_concurrency)
     replies = Replies(engine, options, settings.replies, listener)
     embeddings = Embeddings(engine, options, settings.embedding_options)
+    store = open_store(settings.rate_limit_storage_url)
+    gate = EntryGate(settings.gate, store, time.time)
     services = Services(
         engine=engine,
         passwords=passwords,
         changes=listener,
         replies=replies,
         embeddings=embeddings,
+        gate=gate,
         options=options,
         login_days=settings.session_lifetime_days,
         idempotency_lifetime=timedelta(hours=settings.idempotency_retention_hours),
@@ -117,7 +123,7 @@ def create_app(
     measures = Measures(settings.metrics_operations, documents.known) if settings.metrics else None
     runner = Runner(schema, documents, development=settings.development, measures=measures)
     identity = Identity(engine, options)
-    operations = Operations(runner, make_context or contexts_of(services), identity.forget)
+    operations = Operations(runner, make_context or contexts_of(services), identity.forget, gate)
     stopping = asyncio.Event()
     explorable = settings.allows_introspection and not settings.trusted_documents_only
     page = GraphiQL(token=token, hosts=[settings.host], examples=EXAMPLES) if explorable else None
@@ -177,6 +183,7 @@ def create_app(
             await asyncio.gather(operations.drain(grace), replies.close(grace))
             await embeddings.close()
             await identity.close()
+            await gate.close()
             await listener.stop()
             passwords.close()
             if listening is not None:
@@ -251,6 +258,7 @@ def contexts_of(services: Services) -> MakeContext:
             caller.actor,
             request_id=caller.request_id,
             client=caller.client,
+            allowance=caller.allowance,
             recorder=recorder,
         )
 
@@ -292,7 +300,7 @@ def cross_origin(settings: Settings) -> list[Middleware]:
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["authorization", "content-type", *CONDITIONS, HEADER],
-            expose_headers=[HEADER, "etag", "accept-ranges", "content-range"],
+            expose_headers=[HEADER, *LIMITED, "etag", "accept-ranges", "content-range"],
             max_age=600,
         )
     ]

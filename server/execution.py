@@ -146,6 +146,7 @@ class Planned:
     operation: Operation
     variables: Mapping[str, object]
     cost: int
+    points: int = 1  # what the caller is charged
     writes_much: bool = False  # more than anybody has reason to who is not logged in
 
     @property
@@ -212,7 +213,8 @@ class Runner:
         if cost > limits.cost:
             return Answer.refusal(present(too_complex("cost", cost, limits.cost), ""))
         much = written.objects > limits.query_objects or written.values > limits.query_values
-        return Planned(prepared.document, operation, request.variables, cost, much)
+        points = max(1, cost + written.objects)
+        return Planned(prepared.document, operation, request.variables, cost, points, much)
 
     async def execute(self, planned: Planned, context: OperationContext) -> Answer:
         """Run a query or a mutation in its context. Raises nothing but cancellation."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
+from time import time
 
 from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 
 from db.connection import DatabaseUnavailable
 from schema.context import Client
+from schema.gate import Allowance
 from server.execution import Answer, Planned
 from server.failures import failure
+from server.gate import OverLimit
 from server.identity import Identity, Unauthenticated, bearer_token
 from server.multipart import MULTIPART_SUBSCRIPTION
 from server.negotiation import EVENTS, GRAPHQL, JSON, Accepted, is_json_utf8, negotiate
@@ -89,6 +93,14 @@ class GraphQLEndpoint:
                 accepted.json or JSON,
                 HEADERS | refusal.headers,
             )
+        except OverLimit as over:
+            await send_json(
+                send,
+                429,
+                {"errors": [over.failure]},
+                accepted.json or JSON,
+                HEADERS | {"retry-after": str(over.retry_after)} | spent(over.allowance),
+            )
         except ClientGone:
             pass  # nobody is left to answer
 
@@ -117,9 +129,12 @@ class GraphQLEndpoint:
             answers = await self._batch(receive, value, caller, accepted, may_hold_nul)
             parts = b",".join(answer.encode(caller.request_id) for answer in answers)
             assert accepted.json is not None
-            await send_bytes(send, 200, b"[" + parts + b"]", accepted.json, HEADERS)
+            body = b"[" + parts + b"]"
+            left = spent(caller.allowance)
+            await send_bytes(send, 200, body, accepted.json, HEADERS, left)
             return
         planned = self._plan(value, may_hold_nul=may_hold_nul)
+        await self.operations.admit(planned, caller)
         subscribing = isinstance(planned, Planned) and planned.kind is OperationType.SUBSCRIPTION
         if accepted.json is None or subscribing:
             await self._stream(receive, send, planned, caller, accepted)
@@ -129,7 +144,8 @@ class GraphQLEndpoint:
         else:
             answer = planned
         body = answer.encode(caller.request_id)
-        await send_bytes(send, status_of(answer, accepted.json), body, accepted.json, HEADERS)
+        status, left = status_of(answer, accepted.json), spent(caller.allowance)
+        await send_bytes(send, status, body, accepted.json, HEADERS, left)
 
     def _parameters(self, scope: Scope) -> dict[str, object] | None:
         """What a GET asks of a trusted document, where there are any."""
@@ -157,16 +173,20 @@ class GraphQLEndpoint:
             if answer.kind is not OperationType.QUERY:
                 message = "Only queries are asked for with GET."
                 raise Refusal(405, "METHOD_NOT_ALLOWED", message, {"allow": "POST"})
+            await self.operations.admit(answer, caller)
             answer = await self._execute(receive, answer, caller)
-        body = answer.encode(caller.request_id)
+        else:
+            await self.operations.admit(answer, caller)
+        body, left = answer.encode(caller.request_id), spent(caller.allowance)
         if answer.errors:
-            await send_bytes(send, status_of(answer, accepted.json), body, accepted.json, HEADERS)
+            status = status_of(answer, accepted.json)
+            await send_bytes(send, status, body, accepted.json, HEADERS, left)
             return
         etag = etag_of(accepted.json, body)
         if is_current(etag, headers.get("if-none-match")):
-            await send_bytes(send, 304, b"", None, CACHED | {"etag": etag})
+            await send_bytes(send, 304, b"", None, CACHED | {"etag": etag}, left)
             return
-        await send_bytes(send, 200, body, accepted.json, CACHED | {"etag": etag})
+        await send_bytes(send, 200, body, accepted.json, CACHED | {"etag": etag}, left)
 
     async def _caller(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
         try:
@@ -218,7 +238,7 @@ class GraphQLEndpoint:
             answers,
             MULTIPART_SUBSCRIPTION if accepted.multipart else SERVER_SENT_EVENTS,
             request_id=caller.request_id,
-            headers={"vary": HEADERS["vary"]},
+            headers={"vary": HEADERS["vary"], **spent(caller.allowance)},
             heartbeat_seconds=self.options.heartbeat_seconds,
             check_seconds=self.options.check_seconds,
             send_seconds=self.options.send_seconds,
@@ -248,6 +268,10 @@ class GraphQLEndpoint:
                 planned = self._plan(entry, may_hold_nul=may_hold_nul)
             except Refusal as refusal:
                 planned = Answer.refusal(refusal.failure)
+            try:
+                await self.operations.admit(planned, caller)
+            except OverLimit as over:
+                planned = Answer.refusal(over.failure)
             if isinstance(planned, Planned):
                 if planned.kind is OperationType.SUBSCRIPTION:
                     planned = Answer.refusal(failure(NO_STREAM, "BAD_REQUEST"))
@@ -276,6 +300,17 @@ def check_request(method: str, headers: Mapping[str, str], accepted: Accepted) -
 def status_of(answer: Answer, media: str) -> int:
     """What did not run is a bad request, but for clients that take every other status for none."""
     return 400 if not answer.executed and media == GRAPHQL else 200
+
+
+def spent(allowance: Allowance | None) -> dict[str, str]:
+    """What is left to a caller, in headers; the reset in seconds from now, as clocks differ."""
+    if allowance is None:
+        return {}
+    return {
+        "ratelimit-limit": str(allowance.limit),
+        "ratelimit-remaining": str(allowance.remaining),
+        "ratelimit-reset": str(max(0, ceil(allowance.resets_at - time()))),
+    }
 
 
 def request_id_of(scope: Scope) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Protocol
 from uuid import UUID
 
@@ -13,18 +14,22 @@ from graphql import OperationType
 from db.session import Recorder
 from schema import LOGIN_MUTATIONS
 from schema.context import Actor, Client
+from schema.gate import Allowance
 from server.execution import Answer, ContextFactory, OperationContext, Planned, Runner
+from server.gate import EntryGate
 
 __all__ = ["Caller", "MakeContext", "Operations", "Run"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """Who asks, and under which request id."""
 
     actor: Actor | None
     request_id: str
     client: Client = field(default_factory=Client)
+    allowance: Allowance | None = None
+    """What is left to them, as of the last operation that was admitted or refused."""
 
 
 class MakeContext(Protocol):
@@ -41,12 +46,29 @@ class Operations:
         runner: Runner,
         make_context: MakeContext,
         logins_changed: Callable[[UUID], None] = lambda owner_id: None,
+        gate: EntryGate | None = None,
     ) -> None:
-        """``logins_changed`` is told whose tokens may be worth something else now."""
+        """``logins_changed`` is told whose tokens may be worth something else now.
+
+        Without a gate nobody is charged.
+        """
         self.runner = runner
         self.logins_changed = logins_changed
         self.make_context = make_context
+        self.gate = gate
         self.unattended: set[asyncio.Task[Answer]] = set()
+
+    async def admit(self, planned: Planned | Answer, caller: Caller) -> None:
+        """Charge a caller for what is about to run, or was refused. Raises OverLimit."""
+        if self.gate is None:
+            return
+        points = planned.points if isinstance(planned, Planned) else 1
+        allowance = self.gate.charge(caller.actor, caller.client, points)
+        if isawaitable(allowance):
+            allowance = await allowance
+        caller.allowance = allowance
+        if allowance is not None and allowance.refused:
+            raise self.gate.over(allowance)
 
     def run(self, planned: Planned, caller: Caller) -> Run:
         return Run(self, planned, caller)

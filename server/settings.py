@@ -17,8 +17,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from db.retention import Retention
 from db.session import SessionOptions
 from server.embedding import EmbeddingOptions
+from server.gate import GateLimits, Rate, open_store, read_rate
 from server.guard import Limits
 from server.replies.service import ReplyOptions
+
+DEVELOPING = 50
+"""How many times as much is allowed where nobody else is."""
 
 Environment = Literal["development", "production"]
 
@@ -188,6 +192,43 @@ class Settings(BaseSettings):
     password_concurrency: int = Field(
         2, ge=1, le=64, description="Passwords hashed at once; each takes a core and 64 MiB."
     )
+    rate_limit_storage_url: SecretStr | None = Field(
+        None,
+        description="The Redis in which all processes count together. By default each has its own.",
+    )
+    rate_limit_cost: str | None = Field(
+        None,
+        description=(
+            "The points that a person may spend, in the notation of the package limits, or `off`."
+            " By default `200000/minute`, and in development 50 times as many, as of all limits."
+        ),
+    )
+    rate_limit_address_cost: str | None = Field(
+        None,
+        description=(
+            "The same for all of an address who are not logged in. By default `20000/minute`."
+        ),
+    )
+    rate_limit_sign_ups: str | None = Field(
+        None, description="The sign-ups of an address. By default `20/hour`."
+    )
+    rate_limit_log_ins: str | None = Field(
+        None, description="The log-ins of an address, right or wrong. By default `60/minute`."
+    )
+    wrong_passwords: int = Field(
+        5,
+        ge=1,
+        description="Wrong passwords for an account from one address, before the next has to wait.",
+    )
+    wrong_passwords_address: int = Field(
+        50, ge=1, description="The same from one address, for all accounts together."
+    )
+    wrong_passwords_account: int = Field(
+        100, ge=1, description="The same for one account, from all addresses new to it."
+    )
+    wrong_passwords_wait_seconds: int = Field(
+        900, ge=1, le=3_600, description="The longest that the next password may have to wait."
+    )
     shutdown_grace_seconds: int = Field(
         10, ge=0, description="How long running requests may take to end."
     )
@@ -238,6 +279,28 @@ class Settings(BaseSettings):
     def _names_documents(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("trusted_documents") is None:
             raise PydanticCustomError("no_manifest", "It needs TRUSTED_DOCUMENTS to be set")
+        return value
+
+    @field_validator("rate_limit_storage_url")
+    @classmethod
+    def _opens(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            open_store(value)
+        return value
+
+    @field_validator("rate_limit_cost", "rate_limit_address_cost")
+    @classmethod
+    def _is_enough(cls, value: str | None, info: ValidationInfo) -> str | None:
+        rate = read_rate(value) if value is not None else None
+        if rate is not None and rate.amount < info.data.get("max_cost", 0):
+            raise PydanticCustomError("too_low", "It must allow an operation of MAX_COST points")
+        return value
+
+    @field_validator("rate_limit_sign_ups", "rate_limit_log_ins")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_rate(value)
         return value
 
     @property
@@ -311,6 +374,27 @@ class Settings(BaseSettings):
             timeout_seconds=self.embedding_timeout_seconds,
             query_timeout_seconds=self.embedding_timeout_seconds / 6,
             lease_seconds=self.embedding_timeout_seconds * 3,
+        )
+
+    @property
+    def gate(self) -> GateLimits:
+        """Who gets in, and how often."""
+
+        def rate(text: str | None, default: str) -> Rate | None:
+            read = read_rate(default if text is None else text)
+            if read is None or text is not None or not self.development:
+                return read
+            return Rate(read.amount * DEVELOPING, read.seconds)
+
+        return GateLimits(
+            cost=rate(self.rate_limit_cost, "200000/minute"),
+            address_cost=rate(self.rate_limit_address_cost, "20000/minute"),
+            sign_ups=rate(self.rate_limit_sign_ups, "20/hour"),
+            log_ins=rate(self.rate_limit_log_ins, "60/minute"),
+            failures=self.wrong_passwords,
+            address_failures=self.wrong_passwords_address,
+            account_failures=self.wrong_passwords_account,
+            longest_wait=self.wrong_passwords_wait_seconds,
         )
 
     @property

@@ -23,6 +23,7 @@ from db.connection import DatabaseUnavailable
 from schema.context import Actor
 from server.execution import Answer, Planned
 from server.failures import failure
+from server.gate import OverLimit
 from server.graphql import client_of, request_id_of
 from server.identity import Identity, Unauthenticated, bearer_token
 from server.operations import Caller, Operations
@@ -238,6 +239,10 @@ class Connection:
         if not await self.identity.still_valid(self.actor):
             self._end(logged_out())
             raise Gone
+        try:
+            await self.operations.admit(planned, caller)
+        except OverLimit as over:
+            planned = Answer.refusal(over.failure)
         if isinstance(planned, Answer):
             answers = planned.alone()
         elif planned.kind is OperationType.SUBSCRIPTION:

@@ -97,11 +97,17 @@ async def send_bytes(
     body: bytes,
     media: str | None,
     headers: Mapping[str, str] | None = None,
+    own: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a whole response; without a media type one that has no body."""
+    """Write a whole response; without a media type one that has no body.
+
+    ``own`` are headers that hardly another response has.
+    """
     named = _encoded(media, tuple((headers or {}).items()))
     if media is not None:
         named = [*named, (b"content-length", b"%d" % len(body))]
+    if own:
+        named = [*named, *encoded(own)]
     await send({"type": "http.response.start", "status": status, "headers": named})
     await send({"type": "http.response.body", "body": body})
 

@@ -18,11 +18,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+# All tests have one address.
+UNLIMITED = {
+    "rate_limit_cost": "off",
+    "rate_limit_address_cost": "off",
+    "rate_limit_sign_ups": "off",
+    "rate_limit_log_ins": "off",
+    "wrong_passwords_address": "1000000",
+}
+
+
 def environment(data: Path, **settings: str) -> dict[str, str]:
-    """Nothing of this process's own settings."""
+    """Nothing of this process's own settings, and no limits unless they are given."""
     clean = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     # as wide as a pipe's reader likes it
-    return {**clean, "ENGRAM_DATA_DIR": str(data), "COLUMNS": "100", **settings}
+    unlimited = {name.upper(): value for name, value in UNLIMITED.items()}
+    return {**clean, "ENGRAM_DATA_DIR": str(data), "COLUMNS": "100", **unlimited, **settings}
 
 
 def run(data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -133,6 +133,12 @@ async def open_login(session: Session, values: Mapping[str, Any]) -> Record:
     return login
 
 
+async def logged_in_from(session: Session, ip: str) -> bool:
+    """Whether the owner has begun a login session at an address; as far back as they are kept."""
+    known = readable(LOGINS, LOGINS.c.id).where(LOGINS.c.ip == ip).limit(1)
+    return bool(await session.execute(known))
+
+
 async def erase_logins(session: Session, device_name: str) -> None:
     """Remove all login sessions of the owner on one device, whether they work or not."""
     named = readable(LOGINS, LOGINS.c.id).where(LOGINS.c.device_name == device_name)

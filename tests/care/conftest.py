@@ -39,6 +39,8 @@ async def placed(url: str, admin_url: str) -> AsyncIterator[Place]:
         database_url=SecretStr(url),
         engram_environment="production",
         background_work=False,
+        rate_limit_sign_ups="off",
+        rate_limit_log_ins="off",
     )
     engine, admin = create_engine(url, pool_size=5), create_engine(admin_url, pool_size=5)
     try:

@@ -26,6 +26,7 @@ from tests.conftest import NewOwner
 from tests.edge.manifest import DOCUMENTS
 from tests.edge.schema import edge_schema
 from tests.edge.whole import Someone, sign_up
+from tests.processes import UNLIMITED
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
@@ -104,6 +105,7 @@ def make_settings(database_url: str) -> MakeSettings:
             "introspection": True,
             "body_timeout_seconds": 2.0,
             "background_work": False,  # other tests' rows are not to be touched
+            **UNLIMITED,
         }
         return Settings(_env_file=None, **(named | changes))
 

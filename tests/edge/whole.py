@@ -46,13 +46,17 @@ class Someone:
         return data
 
 
+SIGN_UP = """mutation($input: SignUpInput!) { signUp(input: $input) {
+    token problems { __typename code message ... on RateLimited { retryAfterSeconds } }
+} }"""
+
+
 async def sign_up(served: Served) -> Someone:
     name = f"n{uuid4().hex}"
     data = await Someone(served, "").served.client.post(
         "/graphql",
         json={
-            "query": "mutation($input: SignUpInput!) { signUp(input: $input)"
-            " { token problems { message } } }",
+            "query": SIGN_UP,
             "variables": {
                 "input": {
                     "username": name,
