@@ -37,7 +37,7 @@ from server.exporter import Exporter
 from server.gate import EntryGate, open_store
 from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
-from server.health import alive, readiness
+from server.health import Readiness, alive
 from server.identity import Identity
 from server.manifest import trust_manifest
 from server.observability import (
@@ -193,7 +193,7 @@ def create_app(
 
     routes: list[BaseRoute] = [
         Route("/healthz", alive, methods=["GET"]),
-        Route("/readyz", readiness(engine), methods=["GET"]),
+        Route("/readyz", Readiness(engine, working, options).answer, methods=["GET"]),
         *(page.routes if page is not None else ()),
         *metrics_routes(settings, measures, lag, watched, {"requests": engine, "work": working}),
         Route("/exports/{id}", ExportDownload(engine, options, identity)),

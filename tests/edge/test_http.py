@@ -250,7 +250,13 @@ async def test_whether_it_lives_and_whether_it_can_work(served: Served) -> None:
     assert (await served.client.get("/healthz")).json() == {"status": "ok"}
     ready = await served.client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json() == {"status": "ok", "database": "ok", "migrations": "ok"}
+    assert ready.json() == {
+        "status": "ok",
+        "database": "ok",
+        "migrations": "ok",
+        "row_security": "ok",
+        "pool": "ok",
+    }
 
 
 async def test_only_named_origins_may_ask_from_browsers(make_settings: MakeSettings) -> None:

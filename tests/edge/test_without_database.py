@@ -36,6 +36,8 @@ async def test_it_is_alive_but_not_ready(alone: httpx.AsyncClient) -> None:
         "status": "unavailable",
         "database": "unreachable",
         "migrations": "unknown",
+        "row_security": "unknown",
+        "pool": "ok",
     }
 
 
@@ -88,4 +90,6 @@ async def test_a_database_that_is_behind_is_not_ready(
         "status": "unavailable",
         "database": "ok",
         "migrations": "not at head",
+        "row_security": "unknown",
+        "pool": "ok",
     }
