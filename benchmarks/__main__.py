@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import claims, dataset, draw, following, growth, replies, report, searching
+from benchmarks import (
+    claims,
+    dataset,
+    draw,
+    following,
+    growth,
+    migrating,
+    replies,
+    report,
+    searching,
+)
 from benchmarks.asking import Disagreement
 from benchmarks.generator import LoadError
 from benchmarks.measure import Bench, Plan, Result
@@ -115,6 +125,16 @@ def claim(
             rounds=rounds,
         )
     )
+
+
+@app.command("migration")
+def migrate(
+    people: Annotated[int, typer.Option(min=1)] = 8,
+    tasks: Annotated[int, typer.Option(min=100)] = 200_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Undisturbed, to compare with.")] = 10,
+) -> None:
+    """How long requests wait for a migration that runs beside them."""
+    asyncio.run(migrating.migrating(people=people, tasks=tasks, seconds=seconds))
 
 
 @app.command("changes")

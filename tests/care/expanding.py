@@ -21,7 +21,17 @@ from db.migrate import ROOT, head_revision, upgrade
 from tests.docs.pages import page
 from tests.structure.migration_rules import config
 
-REQUIRED = "e00000000003"
+STEPS = {
+    "expand": "e00000000001",
+    "index": "e00000000002",
+    "fill": "e00000000003",
+    "check": "e00000000004",
+    "validate": "e00000000005",
+    "require": "e00000000006",
+    "contract": "e00000000007",
+}
+"""The names of the revisions, and what Alembic knows them by."""
+REQUIRED = STEPS["require"]
 """The last revision before what is taken away."""
 VERSIONS = ROOT / "migrations" / "versions"
 
@@ -29,7 +39,7 @@ VERSIONS = ROOT / "migrations" / "versions"
 def write_example(folder: Path) -> None:
     """Write the revisions of the page into a folder."""
     found = re.findall(r"```python\n# (\w+)\n(.*?)```", page("docs/migrations.md"), re.DOTALL)
-    assert [name for name, _ in found] == ["expand", "fill", "require", "contract"]
+    assert [name for name, _ in found] == list(STEPS)
     for name, text in found:
         (folder / f"{name}.py").write_text(str(text).replace("the newest one", head_revision()))
 

@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 import db.migrate
 from db.engine import create_engine
-from db.migrate import ROOT, current_revision, head_revision, serves, upgrade
+from db.migrate import ROOT, current_revision, downgrade, head_revision, serves, upgrade
 from tests.care.conftest import Place
-from tests.care.expanding import REQUIRED, VERSIONS, ahead, upgrade_ahead, write_example
+from tests.care.expanding import REQUIRED, STEPS, VERSIONS, ahead, upgrade_ahead, write_example
 from tests.care.exporting import owner_of
 from tests.care.test_exports import a_project
 from tests.edge.whole import Someone, sign_up
@@ -32,8 +32,7 @@ UPDATE = """mutation($input: UpdateTaskInput!) {
 }"""
 READ = """query($id: ID!) { project(id: $id) { tasks(last: 20) { totalCount nodes { title } } } }"""
 # Some of the tests of the code before the example, on what the example leaves.
-SUBSET = ("tests/work/test_tasks.py", "tests/work/test_claims.py", "tests/data/test_trees.py",
-          "tests/accounts/test_sign_up.py")  # fmt: skip
+SUBSET = ("tests/work/test_tasks.py", "tests/work/test_claims.py")
 
 
 @pytest.fixture
@@ -90,8 +89,7 @@ async def test_no_request_fails_while_the_example_is_migrated(place: Place, exam
     ]
     try:
         with ahead(example):
-            for revision in ("e00000000001", "e00000000002", REQUIRED):
-                await upgrade(place.url, revision)
+            await upgrade(place.url, REQUIRED)
     finally:
         stop.set()
         rounds = await asyncio.gather(*running)
@@ -144,7 +142,7 @@ async def test_a_migration_that_has_to_wait_keeps_nobody_waiting(
         await long.execution_options(isolation_level="READ COMMITTED")
         await long.execute(sa.text("SELECT count(*) FROM tasks"))  # its lock lasts
         with ahead(example):
-            migrating = asyncio.create_task(upgrade(place.url, "e00000000001"))
+            migrating = asyncio.create_task(upgrade(place.url, STEPS["expand"]))
             waited = 0
             until = monotonic() + 20
             while waited < 3 and monotonic() < until:
@@ -157,7 +155,7 @@ async def test_a_migration_that_has_to_wait_keeps_nobody_waiting(
             await long.rollback()
             await migrating
     async with place.admin.connect() as connection:
-        assert await current_revision(connection) == "e00000000001"
+        assert await current_revision(connection) == STEPS["expand"]
 
 
 async def waits_for_tasks(place: Place) -> bool:
@@ -176,20 +174,23 @@ async def test_what_takes_long_locks_nobody_out(place: Place, example: Path) -> 
     await many_tasks(place, anna, 10)
     writer = create_engine(place.url, pooled=False)
     with ahead(example):
-        await upgrade(place.url, "e00000000001")
+        await upgrade(place.url, STEPS["index"])
         async with writer.connect() as other:
             await other.execution_options(isolation_level="READ COMMITTED")
             mine = {"id": str(owner_of(anna))}
             await other.execute(sa.text("SELECT set_config('app.owner_id', :id, true)"), mine)
             changed = sa.text("UPDATE tasks SET title = 'held' WHERE number = 1 RETURNING id")
             assert (await other.execute(changed)).all()
-            await upgrade(place.url, "e00000000002")  # skips the row
+            await upgrade(place.url, STEPS["fill"])  # skips the row
             await other.commit()
         # The row that was skipped is found out, and nothing is half done.
         with pytest.raises(DBAPIError, match="ck_tasks_effort_is_there"):
             await upgrade(place.url, REQUIRED)
         async with place.admin.connect() as connection:
-            assert await current_revision(connection) == "e00000000002"
+            assert await current_revision(connection) == STEPS["check"]
+        # As the page says.
+        await downgrade(place.url, STEPS["index"])
+        await upgrade(place.url, REQUIRED)
 
 
 async def test_servers_of_before_start_and_are_ready_on_what_comes_after(

@@ -105,7 +105,11 @@ def faults(sql: str, known: Known, marks: frozenset[str] = frozenset()) -> list[
     """What is wrong with a revision, each as a sentence and the statement."""
     new, dropped = {"alembic_version"}, set[str]()
     found: list[str] = []
-    for step in steps(sql, known):
+    sent = list(steps(sql, known))
+    inside = [step for step in sent if step.transaction and "alembic_version" not in step.sql]
+    if inside and len(inside) < sum("alembic_version" not in step.sql for step in sent):
+        found.append(f"What leaves its transaction does nothing inside of one: {inside[0].sql}")
+    for step in sent:
         if created := re.match(rf"CREATE TABLE {NAME}", step.sql, re.I):
             new.add(created[1])
         if gone := re.match(rf"DROP INDEX CONCURRENTLY IF EXISTS {NAME}", step.sql, re.I):

@@ -20,9 +20,9 @@ GOOD = [
     BLOCK.format("DROP INDEX CONCURRENTLY IF EXISTS i; CREATE INDEX CONCURRENTLY i ON tasks (a)"),
     BLOCK.format("DROP INDEX CONCURRENTLY i"),
     BLOCK.format("DO $$ BEGIN LOOP UPDATE tasks SET a = 1; COMMIT; END LOOP; END $$"),
-    "ALTER TABLE tasks ADD CONSTRAINT c CHECK (a IS NOT NULL) NOT VALID; COMMIT;"
-    " ALTER TABLE tasks VALIDATE CONSTRAINT c; BEGIN; ALTER TABLE tasks ALTER a SET NOT NULL;"
-    " ALTER TABLE tasks DROP CONSTRAINT c",
+    "ALTER TABLE tasks ADD CONSTRAINT c CHECK (a IS NOT NULL) NOT VALID; COMMIT; BEGIN;"
+    " ALTER TABLE tasks VALIDATE CONSTRAINT c; COMMIT; BEGIN;"
+    " ALTER TABLE tasks ALTER a SET NOT NULL; ALTER TABLE tasks DROP CONSTRAINT c",
     "CREATE FUNCTION f() RETURNS void AS $x$ UPDATE tasks SET a = 1; DROP TABLE tasks $x$",
     "-- DROP TABLE tasks;\n ALTER TABLE tasks ALTER COLUMN a SET DEFAULT 'DROP; TABLE'",
     "CREATE POLICY p ON tasks USING (true); GRANT SELECT ON tasks TO engram_app",
@@ -65,6 +65,7 @@ BAD = [
     ("ALTER TABLE tasks RENAME COLUMN a TO b", "says CONTRACTS"),
     ("DROP TABLE tasks", "says CONTRACTS"),
     ("SET lock_timeout = 0", "limits of time"),
+    ("CREATE TABLE new (a int); COMMIT; DROP INDEX CONCURRENTLY i; BEGIN", "inside of one"),
     ("SET LOCAL statement_timeout = '1h'", "limits of time"),
 ]
 
