@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.pipeline import Ahead, Pipeline
-from db.pool import can_check_in, check_in, check_out
+from db.pool import check_in, check_in_now, check_out, throw_away
 
 # InternalClientError: the server's good-bye to an idle connection is still unread
 DRIVER_ERRORS = (
@@ -146,12 +146,11 @@ class OpenTransaction:
         pipeline = self._pipeline
         if pipeline is None or not self._sound or self._cancelling is not None or self.lost:
             return False
-        if not can_check_in(self._engine):
-            return False
         if not self._settled:
             pipeline.roll_back()
-        fairy, self._fairy, self._driver = self._fairy, None, None
-        fairy.close()
+        if not check_in_now(self._fairy):
+            return False
+        self._fairy = self._driver = None
         return True
 
     async def end(self, ending: str) -> str | None:
@@ -227,9 +226,9 @@ class OpenTransaction:
     async def _give_back(self, *, sound: bool = True) -> None:
         fairy, self._fairy = self._fairy, None
         if sound and not self.lost:
-            await check_in(self._engine, fairy)
+            await check_in(fairy)
         else:
-            fairy.invalidate()
+            throw_away(fairy)
         self._driver = None
 
 

@@ -1,11 +1,14 @@
-"""The pool of connections: SQLAlchemy's, which can tell whether one is at hand.
+"""The pool of connections: SQLAlchemy's, with a line of those who wait.
 
 A connection that has been made is handed over without waiting, and so without the greenlet that
-SQLAlchemy needs to wait in.
+SQLAlchemy needs to wait in. SQLAlchemy's queue lets whoever comes first after a return have the
+connection and sends the one it was meant for to the end of the queue; sessions take turns instead.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +19,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from db.meter import Histogram
 
-__all__ = ["ReadyPool", "can_check_in", "check_in", "check_out"]
+__all__ = ["ReadyPool", "check_in", "check_in_now", "check_out", "throw_away"]
 
 
 class ReadyPool(AsyncAdaptedQueuePool):
@@ -25,10 +28,12 @@ class ReadyPool(AsyncAdaptedQueuePool):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._hollow = 0
+        self._free = self.size()
+        self._line: deque[asyncio.Future[None]] = deque()
+        self.waits = Histogram()
+        """How long sessions waited for a connection, or for one to be made, in seconds."""
         self.waiting = 0
         """How many wait for a connection, or for one to be made."""
-        self.waits = Histogram()
-        """How long they waited, in seconds."""
         self.timeouts = 0
         """How many waited in vain, as all connections were busy."""
 
@@ -47,18 +52,54 @@ class ReadyPool(AsyncAdaptedQueuePool):
         """Whether every connection there may be is in use."""
         return self.checkedout() >= self.size()
 
-    async def wait(self) -> Any:
-        """A connection, when there is one. Raises what connecting does."""
+    async def take(self) -> Any:
+        """A connection, in the order of asking; end the turn with `done`.
+
+        Raises what connecting does, and SQLAlchemy's TimeoutError.
+        """
+        if self._free and self.ready:
+            self._free -= 1
+            return self.connect()
         started = perf_counter()
         self.waiting += 1
         try:
-            return await greenlet_spawn(self.connect)
+            await self._turn()
+            try:
+                return self.connect() if self.ready else await greenlet_spawn(self.connect)
+            except BaseException:
+                self.done()
+                raise
         except PoolTimeoutError:
             self.timeouts += 1
             raise
         finally:
             self.waiting -= 1
             self.waits.observe(perf_counter() - started)
+
+    def done(self) -> None:
+        """A turn is over: the connection is back in the pool, or thrown away."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    async def _turn(self) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(self.timeout()):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.done()  # it was given to one who does not want it any more
+            if isinstance(error, TimeoutError):
+                raise PoolTimeoutError("All connections are busy.") from None
+            raise
 
     def _do_get(self) -> ConnectionPoolEntry:
         entry = super()._do_get()
@@ -75,19 +116,30 @@ class ReadyPool(AsyncAdaptedQueuePool):
 async def check_out(engine: AsyncEngine) -> Any:
     """A connection of the engine's pool, as the pool hands it out. Raises what connecting does."""
     pool = engine.sync_engine.pool
-    if not isinstance(pool, ReadyPool):
-        return await greenlet_spawn(pool.connect)
-    return pool.connect() if pool.ready else await pool.wait()
+    if isinstance(pool, ReadyPool):
+        return await pool.take()
+    return await greenlet_spawn(pool.connect)
 
 
-def can_check_in(engine: AsyncEngine) -> bool:
-    """Whether giving a sound connection back takes no waiting."""
-    return isinstance(engine.sync_engine.pool, ReadyPool)
-
-
-async def check_in(engine: AsyncEngine, fairy: Any) -> None:
+async def check_in(fairy: Any) -> None:
     """Give a sound connection back."""
-    if can_check_in(engine):
-        fairy.close()
-    else:
+    if not check_in_now(fairy):
         await greenlet_spawn(fairy.close)  # without a pool this ends it, which takes a while
+
+
+def check_in_now(fairy: Any) -> bool:
+    """Give a sound connection back, if that takes no waiting."""
+    pool = fairy._pool
+    if not isinstance(pool, ReadyPool):
+        return False
+    fairy.close()
+    pool.done()
+    return True
+
+
+def throw_away(fairy: Any) -> None:
+    """Give back the place of a connection that is broken, or may be."""
+    pool = fairy._pool
+    fairy.invalidate()
+    if isinstance(pool, ReadyPool):
+        pool.done()
