@@ -10,7 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 ACROSS_OWNERS = {
+    "engram_abandoned_generations": "gives keys of replies whose runner died, to any process",
     "engram_claim_embedding_jobs": "hands out keys of one owner's jobs to a worker that serves all",
+    "engram_due_exports": "gives keys of exports that wait, to a worker that serves all",
     "engram_find_login": "at a log-in nobody is known yet; gives what proves who it is",
     "engram_register_embedding_model": "a model is nobody's; each owner's texts wait for it",
     "engram_uncut_documents": "gives keys of documents that wait, to a worker that serves all",
