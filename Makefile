@@ -18,6 +18,7 @@ check: .venv/dev.stamp
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q tests/structure tests/docs/test_pages.py \
 		tests/data/test_migrations.py::test_migrations_make_what_the_models_say
+	@$(BIN)/python -m tests.audit
 
 # After a change of the schema that is meant.
 sdl: .venv/run.stamp

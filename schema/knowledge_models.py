@@ -66,6 +66,7 @@ class EmbeddingModelQuery:
         metadata={"rows": MAX_MODELS},
     )
     async def embedding_models(self, info: Info) -> list[EmbeddingModel]:
+        info.context.require("read")
         return [_shown(state) for state in await repository.model_states(info.context.session)]
 
 

@@ -103,7 +103,7 @@ class EntryGate:
     ) -> Allowance | Awaitable[Allowance] | None:
         """Take points from a person's window, or from the address's of who is nobody yet."""
         if actor is not None:
-            rate, name, key = self._limits.cost, "cost", str(actor.owner_id)
+            rate, name, key = self._limits.cost, "cost", actor.owner_id
         else:
             rate, name, key = self._limits.address_cost, "address_cost", network(client.ip)
         if rate is None:

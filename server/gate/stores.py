@@ -1,7 +1,8 @@
 """Where counts are kept: in this process, or in Redis for all processes.
 
-The package limits has a memory of its own, which is not used: every hit of it walks over all keys
-in a task or a thread, 10 ms for 10,000 callers. Its Redis storage is: one script, one trip.
+The package limits has a memory of its own, which is not used: after a hit it walks over all keys,
+0.6 ms of CPU for 10,000 callers where a dictionary takes 1 µs. Its Redis storage is used: one
+script, one trip.
 """
 
 from __future__ import annotations
