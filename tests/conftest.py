@@ -31,6 +31,7 @@ from schema.context import Services
 from server.passwords import Argon2Passwords
 from server.replies import Replies
 from server.replies.service import ReplyOptions
+from tests.logged_secrets import logs_read
 from tests.owned_statements import statements_read
 from tests.people import Person
 from tests.properties import pytest_terminal_summary as pytest_terminal_summary
@@ -86,6 +87,13 @@ async def server() -> AsyncIterator[EmbeddedServer]:
 def every_statement_names_its_owner() -> Iterator[None]:
     """Of what the application sends in any test; it fails after the last one."""
     with statements_read():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """Neither by the application nor by what it uses; it fails after the last test."""
+    with logs_read():
         yield
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.logged_secrets import read
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -85,6 +87,7 @@ class Serving:
         """Its exit code, output and errors after a signal."""
         self.process.send_signal(name)
         out, error = self.process.communicate(timeout=30)
+        read(error, "a server process")
         return self.process.returncode, out, error
 
 

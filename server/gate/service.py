@@ -102,6 +102,7 @@ class EntryGate:
         self, actor: Actor | None, client: Client, points: int
     ) -> Allowance | Awaitable[Allowance] | None:
         """Take points from a person's window, or from the address's of who is nobody yet."""
+        key: UUID | str
         if actor is not None:
             rate, name, key = self._limits.cost, "cost", actor.owner_id
         else:

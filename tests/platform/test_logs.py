@@ -20,11 +20,11 @@ from server import logs
 @pytest.fixture
 def restored() -> Iterator[None]:
     root = logging.getLogger()
-    before, level = root.handlers, root.level
+    before, level, configured = root.handlers, root.level, structlog.get_config()
     yield
     root.handlers = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 @pytest.mark.usefixtures("restored")

@@ -80,7 +80,7 @@ def literal(kind: GraphQLInputType) -> str:
                   if is_required_input_field(one)]  # fmt: skip
         return "{" + ", ".join(needed) + "}"
     if isinstance(bare, GraphQLEnumType):
-        return next(iter(bare.values))
+        return str(next(iter(bare.values)))
     return {"Int": "1", "Boolean": "true", "Float": "1.0", "JSON": "{}"}.get(
         get_named_type(bare).name, '"x"'
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,6 +20,9 @@ EVENTS = "text/event-stream"
 APOLLO = 'multipart/mixed;boundary="-";subscriptionSpec=1.0,application/json'
 SECONDS = 5.0
 """What is promised; a loaded machine is given twice as long before the test fails."""
+
+
+Way = Callable[[Served, Someone, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 @pytest_asyncio.fixture
@@ -48,7 +52,7 @@ async def idle_socket(served: Served, login: Someone, began: asyncio.Event) -> N
         assert ended.value.rcvd.code == 4401
 
 
-def stream(accept: str) -> Callable[[Served, Someone, asyncio.Event], Awaitable[None]]:
+def stream(accept: str) -> Way:
     async def follow(served: Served, login: Someone, began: asyncio.Event) -> None:
         headers = {"accept": accept, "authorization": f"Bearer {login.token}"}
         body = b""
@@ -68,8 +72,8 @@ async def test_a_login_that_is_revoked_elsewhere_loses_all_that_it_has_open(
     whole: Served, other: Served
 ) -> None:
     thief = await sign_up(whole)
-    ways = (socket, idle_socket, stream(EVENTS), stream(APOLLO))
-    tasks = []
+    ways: tuple[Way, ...] = (socket, idle_socket, stream(EVENTS), stream(APOLLO))
+    tasks: list[asyncio.Task[None]] = []
     for way in ways:
         began = asyncio.Event()
         tasks.append(asyncio.create_task(way(whole, thief, began)))
