@@ -374,12 +374,25 @@ def _payloads(
     for (entity_type, scope_id, operation), ids in changes.items():
         distinct = list(dict.fromkeys(identifier.hex for identifier in ids))
         for start in range(0, len(distinct), IDS_PER_PAYLOAD):
-            payload = {
-                "o": owner_id.hex if owner_id else "",
-                "t": entity_type,
-                "s": scope_id.hex,
-                "op": operation,
-                "ids": distinct[start : start + IDS_PER_PAYLOAD],
-            }
-            payloads.append(json.dumps(payload, separators=(",", ":")).replace("'", "''"))
+            some = distinct[start : start + IDS_PER_PAYLOAD]
+            payload = notice(owner_id, entity_type, scope_id, some, operation)
+            payloads.append(payload.replace("'", "''"))
     return payloads
+
+
+def notice(
+    owner_id: UUID | None,
+    entity_type: str,
+    scope_id: UUID,
+    ids: Sequence[str],
+    operation: Operation,
+) -> str:
+    """What listeners are told of some changed rows, whose ids are 32 hex digits each."""
+    payload = {
+        "o": owner_id.hex if owner_id else "",
+        "t": entity_type,
+        "s": scope_id.hex,
+        "op": operation,
+        "ids": ids,
+    }
+    return json.dumps(payload, separators=(",", ":"))

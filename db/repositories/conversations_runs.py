@@ -20,8 +20,8 @@ from db.models.conversations_generations import DeltaKind, Generation, Generatio
 from db.prepared import PreparedSelect
 from db.recording import shown
 from db.repositories.conversations import store_parts
-from db.scope import OWNER, readable
-from db.session import Session
+from db.scope import OWNER, predicate, readable
+from db.session import Session, notice
 
 MESSAGES = Message.__table__
 GENERATIONS = Generation.__table__
@@ -51,6 +51,16 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A delta, and the run it is of."""
+
+    owner_id: UUID
+    id: UUID
+    epoch: int
+    delta: Delta
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
 
@@ -61,18 +71,36 @@ class Outcome:
     """Columns of the generation: why it ended, what it cost, what went wrong."""
 
 
+async def append_all(session: Session, places: Sequence[Place]) -> list[str]:
+    """Store deltas of many runs, whoever's they are, and tell whoever follows them.
+
+    Returns for each whether it is `stored`, `fenced`, or `busy`, as somebody else holds its row.
+    """
+    rows = await session.fetch(
+        _APPEND,
+        {
+            "owners": [place.owner_id for place in places],
+            "generations": [place.id for place in places],
+            "epochs": [place.epoch for place in places],
+            "seqs": [place.delta.seq for place in places],
+            "kinds": [place.delta.kind.value for place in places],
+            "texts": [place.delta.text for place in places],
+            "notices": [
+                notice(place.owner_id, "generation", place.id, [place.id.hex], "update")
+                for place in places
+            ],
+        },
+    )
+    return [row["outcome"] for row in sorted(rows, key=lambda row: int(row["place"]))]
+
+
 async def append(session: Session, id: UUID, epoch: int, deltas: Sequence[Delta]) -> None:
-    """Store deltas and tell whoever follows. Raises Fenced."""
-    parameters = {
-        "id": id,
-        "epoch": epoch,
-        "seqs": [delta.seq for delta in deltas],
-        "kinds": [delta.kind.value for delta in deltas],
-        "texts": [delta.text for delta in deltas],
-    }
-    if not await session.fetch(_APPEND, parameters):
+    """Store deltas in the transaction of what else is written of a run. Raises Fenced."""
+    owner_id = session.owner_id
+    assert owner_id is not None, "a run is somebody's"
+    outcomes = await append_all(session, [Place(owner_id, id, epoch, one) for one in deltas])
+    if any(outcome != "stored" for outcome in outcomes):
         raise Fenced
-    session.notify("generation", id, [id], "update")
 
 
 async def begin(session: Session, id: UUID, epoch: int, facts: Values) -> None:
@@ -91,8 +119,7 @@ async def begin(session: Session, id: UUID, epoch: int, facts: Values) -> None:
 
 async def hold(session: Session, id: UUID, epoch: int, lease: timedelta) -> None:
     """Lengthen a lease, from now on. Raises Fenced."""
-    values = {"lease_expires_at": sa.func.now() + lease}
-    if not await update(session, GENERATIONS, id, values, where=_of(epoch)):
+    if not await session.fetch(_HOLD, {"id": id, "epoch": epoch, "lease": lease}):
         raise Fenced
 
 
@@ -194,44 +221,34 @@ def _of(epoch: int) -> sa.ColumnElement[bool]:
     return sa.and_(GENERATIONS.c.epoch == epoch, _IS_RUNNING)
 
 
-def _append_statement() -> PreparedSelect:
+def _hold_statement() -> PreparedSelect:
+    until = sa.func.now() + sa.bindparam("lease", type_=sa.Interval())
     held = (
-        readable(GENERATIONS, GENERATIONS.c.owner_id, GENERATIONS.c.id)
+        sa.update(GENERATIONS)
+        .values(lease_expires_at=until)
         .where(
+            predicate(GENERATIONS),
             GENERATIONS.c.id == sa.bindparam("id", type_=sa.Uuid()),
             GENERATIONS.c.epoch == sa.bindparam("epoch", type_=sa.Integer()),
             _IS_RUNNING,
         )
-        .with_for_update(read=True)
+        .returning(GENERATIONS.c.id)
         .cte("held")
     )
-    pieces = (
-        sa.func.unnest(
+    return PreparedSelect(sa.select(held.c.id))
+
+
+_HOLD = _hold_statement()
+_APPEND = PreparedSelect(
+    sa.select(sa.column("place"), sa.column("outcome")).select_from(
+        sa.func.engram_append_deltas(
+            sa.bindparam("owners", type_=ARRAY(sa.Uuid())),
+            sa.bindparam("generations", type_=ARRAY(sa.Uuid())),
+            sa.bindparam("epochs", type_=ARRAY(sa.Integer())),
             sa.bindparam("seqs", type_=ARRAY(sa.Integer())),
             sa.bindparam("kinds", type_=ARRAY(sa.Text())),
             sa.bindparam("texts", type_=ARRAY(sa.Text())),
+            sa.bindparam("notices", type_=ARRAY(sa.Text())),
         )
-        .table_valued(
-            sa.column("seq", sa.Integer()),
-            sa.column("kind", sa.Text()),
-            sa.column("text", sa.Text()),
-            name="pieces",
-        )
-        .render_derived()
     )
-    # Sent again when nobody knows whether it was committed. ON CONFLICT would do as well, and
-    # writes one record more ahead for each row.
-    is_there = readable(DELTAS, sa.literal_column("1")).where(
-        DELTAS.c.generation_id == held.c.id, DELTAS.c.seq == pieces.c.seq
-    )
-    rows = (
-        sa.select(held.c.owner_id, held.c.id, pieces.c.seq, pieces.c.kind, pieces.c.text)
-        .select_from(held.join(pieces, sa.true()))
-        .where(~is_there.correlate(held, pieces).exists())
-    )
-    names = ["owner_id", "generation_id", "seq", "kind", "text"]
-    stored = sa.insert(DELTAS).from_select(names, rows).cte("stored")
-    return PreparedSelect(sa.select(held.c.id).add_cte(stored))
-
-
-_APPEND = _append_statement()
+)

@@ -34,7 +34,7 @@ from server.replies.store import Job, Store
 
 log = structlog.get_logger("engram.replies")
 
-GATHER_SECONDS = 0.2
+GATHER_SECONDS = 0.16
 """How long text gathers before it is stored, at most; what nobody waits for is stored at once."""
 GATHER_CHARS = 1_000
 PACE_SECONDS = 0.025

@@ -24,6 +24,7 @@ from db.repositories.conversations_generations import Lease
 from db.repositories.conversations_prompts import Said, branch_of
 from db.repositories.conversations_runs import Delta, Fenced, Outcome
 from db.session import Author, Session, SessionOptions, StatementCancelled
+from server.replies.appender import Appender
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -64,6 +65,7 @@ class Store:
         self._engine = engine
         self._options = options
         self._places = asyncio.Semaphore(at_once)
+        self._appender = Appender(lambda: Session(engine, None, options))
         self.lease = lease
 
     async def material(self, job: Job, most_chars: int) -> tuple[Sequence[Said], Sequence[Passage]]:
@@ -80,9 +82,13 @@ class Store:
         Raises Fenced.
         """
 
+        if begun is None:
+            append = self._appender.append
+            await self._patiently(lambda: append(job.owner_id, job.id, job.epoch, deltas))
+            return
+
         async def work(session: Session) -> None:
-            if begun is not None:
-                await runs.begin(session, job.id, job.epoch, begun)
+            await runs.begin(session, job.id, job.epoch, begun)
             await runs.append(session, job.id, job.epoch, deltas)
 
         await self._written(job, work)
@@ -124,18 +130,26 @@ class Store:
             return None if found is None else Job.of(found)
 
     async def _written(self, job: Job, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Do something in a transaction, again while the database is away. Raises Fenced."""
+        """Do something in a transaction of the owner. Raises Fenced."""
+
+        async def attempt() -> T:
+            async with (
+                self._places,
+                self._session(job.owner_id, job.id) as session,
+                session.transaction(),
+            ):
+                return await work(session)
+
+        return await self._patiently(attempt)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do something, again while the database is away, for as long as a lease lasts."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + self.lease.duration.total_seconds()
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                async with (
-                    self._places,
-                    self._session(job.owner_id, job.id) as session,
-                    session.transaction(),
-                ):
-                    return await work(session)
+                return await attempt()
             except PASSING as error:
                 if not _may_pass(error) or loop.time() + pause > patience:
                     raise
