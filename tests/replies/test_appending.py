@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -111,11 +111,12 @@ async def test_a_run_goes_on_in_its_own_name(
     async with admin_engine.connect() as connection:
         left = sa.text("SELECT count(*) FROM generation_deltas WHERE generation_id = :id")
         assert await connection.scalar(left, {"id": id}) == 0
-    for write in (
+    writes: list[Callable[[], Awaitable[None]]] = [
         lambda: runs.append(session, id, 1, [Delta(2, DeltaKind.TEXT, "late")]),
         lambda: runs.hold(session, id, 1, timedelta(seconds=5)),
         lambda: runs.finish(session, id, 1, Outcome(MessageStatus.FAILED)),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(Fenced):
             async with session.transaction():
                 await write()
@@ -133,7 +134,7 @@ async def test_only_what_was_abandoned_is_taken_over(
                 session, id, runner, timedelta(seconds=60), may_begin=may_begin
             )
 
-    async def abandon(age: str = "0") -> None:
+    async def abandon(age: timedelta = timedelta()) -> None:
         async with admin_engine.connect() as connection:
             await connection.execute(
                 sa.text(
@@ -150,7 +151,7 @@ async def test_only_what_was_abandoned_is_taken_over(
     taken = await take()
     assert (taken.epoch, taken.runner_id) == (2, runner)
     assert (person.owner_id, id) not in await runs.abandoned(open_session(None), 1_000)
-    await abandon("1 hour")
+    await abandon(timedelta(hours=1))
     assert await take() is None, "nobody waits for it any more"
     shown: Any = await person.ask(
         "query($id: ID!) { node(id: $id) { ... on Generation { status error } } }",
