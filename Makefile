@@ -56,8 +56,11 @@ lock:
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --python-version 3.11 pyproject.toml -o requirements.lock
 	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --python-version 3.11 --extra dev -c requirements.lock \
-		pyproject.toml -o requirements-dev.lock
+		--no-emit-index-url --python-version 3.11 --extra tracing -c requirements.lock \
+		pyproject.toml -o requirements-tracing.lock
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --python-version 3.11 --extra dev --extra tracing \
+		-c requirements-tracing.lock pyproject.toml -o requirements-dev.lock
 
 # About half an hour on a quiet machine; ARGS="run --help" lists what can be chosen.
 bench: .venv/dev.stamp

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import SecretStr
@@ -52,10 +52,14 @@ from server.operations import Caller, MakeContext, Operations
 from server.passwords import Argon2Passwords
 from server.replies import Replies
 from server.settings import Settings
-from server.startup import application_engine
+from server.slow import SlowOperations
+from server.startup import StartupError, application_engine
 from server.sweeper import Sweeper
 from server.tracing import HEADER, Tracing
 from server.websocket import SocketEndpoint, SocketOptions
+
+if TYPE_CHECKING:  # of an optional extra
+    from server.spans import Traces
 
 __all__ = ["create_app"]
 
@@ -78,13 +82,15 @@ def create_app(
     http_options: HttpOptions | None = None,
     socket_options: SocketOptions | None = None,
     token: str | None = None,
+    traces: Traces | None = None,
 ) -> Starlette:
     """The ASGI application of settings that name a database. Opens nothing by itself.
 
     What is handed in stands for what the settings would make. ``token`` is for GraphiQL in
     development. ``app.state.stopping`` is an event that ends open streams when set.
 
-    Raises StartupError when the manifest of trusted documents cannot be served.
+    Raises StartupError when the manifest of trusted documents cannot be served, or the packages for
+    traces are missing.
     """
     schema = schema or build_schema()
     engine = engine or application_engine(settings, meter=Meter() if settings.metrics else None)
@@ -123,7 +129,17 @@ def create_app(
     measures = Measures(settings.metrics_operations, documents.known) if settings.metrics else None
     runner = Runner(schema, documents, development=settings.development, measures=measures)
     identity = Identity(engine, options)
-    operations = Operations(runner, make_context or contexts_of(services), identity.forget, gate)
+    threshold = settings.slow_operation_ms
+    slow = SlowOperations(working, options, threshold) if threshold else None
+    traces = traces or traces_of(settings)
+    operations = Operations(
+        runner,
+        make_context or contexts_of(services),
+        identity.forget,
+        gate,
+        slow=slow,
+        traces=traces,
+    )
     stopping = asyncio.Event()
     explorable = settings.allows_introspection and not settings.trusted_documents_only
     page = GraphiQL(token=token, hosts=[settings.host], examples=EXAMPLES) if explorable else None
@@ -182,6 +198,10 @@ def create_app(
             grace = settings.shutdown_grace_seconds
             await asyncio.gather(operations.drain(grace), replies.close(grace))
             await embeddings.close()
+            if slow is not None:
+                await slow.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
             await identity.close()
             await gate.close()
             await listener.stop()
@@ -247,6 +267,22 @@ def metrics_routes(
         None if token is None else token.get_secret_value(),
     )
     return [Route("/metrics", page.answer, methods=["GET"])]
+
+
+def traces_of(settings: Settings) -> Traces | None:
+    """What makes traces, if there is anywhere to send them. Raises StartupError."""
+    if settings.otel_exporter_otlp_endpoint is None:
+        return None
+    try:
+        from server.spans import Traces, exporter_to
+
+        exporter = exporter_to(settings.otel_exporter_otlp_endpoint)
+    except ImportError:
+        raise StartupError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, and OpenTelemetry is not installed: "
+            "install what requirements-tracing.lock pins, or unset it."
+        ) from None
+    return Traces(exporter, settings.tracing_ratio)
 
 
 def contexts_of(services: Services) -> MakeContext:

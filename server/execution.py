@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from inspect import isawaitable
 from time import perf_counter
 from typing import Any, Protocol, Self, TypeGuard, cast, runtime_checkable
+from uuid import UUID
 
 import orjson
 from graphql import (
@@ -60,6 +61,8 @@ class OperationSession(Protocol):
     def rows(self) -> int: ...
     @property
     def milliseconds(self) -> float: ...
+    @property
+    def owner_id(self) -> UUID | None: ...
     async def cancel(self) -> None: ...
 
 

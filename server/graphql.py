@@ -197,7 +197,8 @@ class GraphQLEndpoint:
         except DatabaseUnavailable:
             message = "The database is not available."
             raise Refusal(503, "INTERNAL_SERVER_ERROR", message, {"retry-after": "2"}) from None
-        return Caller(actor, request_id_of(scope), client_of(scope, headers))
+        client = client_of(scope, headers)
+        return Caller(actor, request_id_of(scope), client, headers.get("traceparent"))
 
     def _plan(
         self, value: object, *, may_hold_nul: bool = True, trusted: bool = False
@@ -228,8 +229,7 @@ class GraphQLEndpoint:
         if isinstance(planned, Answer):
             answers = planned.alone()
         elif planned.kind is OperationType.SUBSCRIPTION:
-            contexts = self.operations.contexts(caller)
-            answers = self.operations.runner.subscribe(planned, contexts)
+            answers = self.operations.subscribe(planned, caller)
         else:
             answers = self.operations.run(planned, caller).answers()
         await send_answers(

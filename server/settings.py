@@ -253,6 +253,20 @@ class Settings(BaseSettings):
         description="How many names of operations `/metrics` tells apart besides trusted ones.",
     )
 
+    slow_operation_ms: int = Field(
+        1_000,
+        ge=0,
+        description="Operations that take longer are logged with their statements and a plan;"
+        " 0 logs none.",
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="Where traces are sent, by OTLP over HTTP. It needs the extra `tracing`.",
+    )
+    tracing_ratio: float = Field(
+        1.0, ge=0, le=1, description="The share of operations traced, unless the caller decides."
+    )
+
     @field_validator("llm_models", mode="before")
     @classmethod
     def _split_models(cls, value: object) -> object:

@@ -110,6 +110,7 @@ class Connection:
         self.socket = socket
         self.request_id = request_id_of(scope)
         self.client = client_of(scope, socket.headers)
+        self.traceparent = socket.headers.get("traceparent")
         self.actor: Actor | None = None
         self.acknowledged = False
         self.introduced = asyncio.Event()
@@ -214,7 +215,13 @@ class Connection:
         if identifier in self.running:
             raise Closing(4409, f"Subscriber for {identifier} already exists")
         self.count += 1
-        caller = Caller(self.actor, f"{self.request_id}.{self.count}", self.client)
+        traceparent = request.extensions.get("traceparent")
+        caller = Caller(
+            self.actor,
+            f"{self.request_id}.{self.count}",
+            self.client,
+            traceparent if isinstance(traceparent, str) else self.traceparent,
+        )
         if len(self.running) < self.options.max_operations:
             planned = self.operations.runner.plan(request, may_hold_nul=may_hold_nul)
         else:
@@ -246,8 +253,7 @@ class Connection:
         if isinstance(planned, Answer):
             answers = planned.alone()
         elif planned.kind is OperationType.SUBSCRIPTION:
-            contexts = self.operations.contexts(caller)
-            answers = self.operations.runner.subscribe(planned, contexts)
+            answers = self.operations.subscribe(planned, caller)
         else:
             answers = self.operations.run(planned, caller).answers()
         async with aclosing(answers):

@@ -21,6 +21,7 @@ import server.embedding.service
 import server.exporter
 import server.identity
 import server.replies.store
+import server.slow
 import server.startup
 import server.sweeper
 from db import scope
@@ -48,6 +49,7 @@ WITH_SESSIONS = (
     server.exporter,
     server.identity,
     server.replies.store,
+    server.slow,
     server.startup,
     server.sweeper,
 )

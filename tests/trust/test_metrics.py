@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -16,6 +18,7 @@ from server.app import create_app
 from server.observability.exposition import Family, render
 from server.observability.lag import LoopLag
 from server.observability.measures import ANONYMOUS, OTHER, Measures
+from tests.docs.pages import ROOT
 from tests.edge.conftest import MakeSettings, Served, serving
 from tests.edge.sockets import hear, opened, say, subscribe
 from tests.edge.whole import sign_up
@@ -25,6 +28,7 @@ CREATE = (
     "mutation Create($key: String!) {"
     ' createProject(input: {key: $key, name: "P"}) { project { id } problems { code } } }'
 )
+METRIC = re.compile(r"\b((?:engram|process)(?:_[a-z]+)+?)(?=_bucket|_sum\b|_count\b|[^a-z_]|$)")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -258,3 +262,22 @@ def spin(seconds: float) -> None:
 def test_any_label_is_read_back(text: str) -> None:
     written = render([Family("x", "gauge", "help").add(0.25, label=text)]).decode()
     assert parsed(written) == {("x", frozenset({("label", text)})): 0.25}
+
+
+async def test_the_dashboard_and_the_page_know_all_metrics(watched: Served) -> None:
+    await sign_up(watched)
+    response = await watched.client.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"})
+    families = set(re.findall(r"^# TYPE (\S+)", response.text, re.MULTILINE))
+    dashboard = (ROOT / "docs/grafana.json").read_text()
+    assert set(METRIC.findall(dashboard)) == families
+    page = (ROOT / "docs/observability.md").read_text()
+    assert set(METRIC.findall(page)) - {"engram_watched"} == families  # a peer of benchmarks
+
+
+def test_the_dashboard_is_one() -> None:
+    dashboard = json.loads((ROOT / "docs/grafana.json").read_text())
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            assert target["expr"].count("(") == target["expr"].count(")")
