@@ -19,8 +19,7 @@ TOP = {
     "benchmarks", "db", "examples", "migrations", "schema", "server", "tests",
     # what it needs
     "Makefile", "Procfile", "alembic.ini", "pyproject.toml", "requirements-dev.lock",
- "requirements-tracing.lock",
-    "requirements.lock",
+    "requirements-tracing.lock", "requirements.lock",
     # words
     "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
 }  # fmt: skip

@@ -18,7 +18,12 @@ def pins(lines: list[str]) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("requirements.lock", ()), ("requirements-dev.lock", ("dev",))]
+    ("name", "extras"),
+    [
+        ("requirements.lock", ()),
+        ("requirements-tracing.lock", ("tracing",)),
+        ("requirements-dev.lock", ("dev", "tracing")),
+    ],
 )
 def test_a_lock_pins_by_hash_what_the_project_names(name: str, extras: tuple[str, ...]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
