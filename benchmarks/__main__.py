@@ -14,6 +14,7 @@ from benchmarks import (
     claims,
     dataset,
     draw,
+    entry,
     following,
     growth,
     migrating,
@@ -169,6 +170,15 @@ def look(
 ) -> None:
     """Recall against exact search, and how long searches take, by the size of the owner."""
     searching.run(owners=owners, chunks=chunks, dimensions=dimensions, queries=queries, keep=keep)
+
+
+@app.command("entry")
+def enter(
+    attempts: Annotated[int, typer.Option(min=20, help="Of each kind.")] = 300,
+    accounts: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """Whether the time of a log-in tells who has an account, and what the limits cost."""
+    asyncio.run(entry.entry(attempts=attempts, accounts=accounts))
 
 
 if __name__ == "__main__":
