@@ -119,7 +119,7 @@ class Run:
         self.runner = operations.runner
         self.planned = planned
         self.caller = caller
-        self.statements: list[Statement] = []
+        self.statements: list[tuple[str, int | None, float]] = []  # plain, as each request has some
         self.trace: Trace | None = None
         watched = self.runner.development or operations.slow or operations.traces
         self.context = operations.make_context(caller, self.record if watched else None)
@@ -127,7 +127,7 @@ class Run:
     def record(self, sql: str, *, rows: int | None, milliseconds: float) -> None:
         """Remember a statement that ran."""
         if len(self.statements) < MOST_STATEMENTS:
-            self.statements.append(Statement(sql, rows, milliseconds))
+            self.statements.append((sql, rows, milliseconds))
         if self.trace is not None:
             self.trace.statement(sql, rows=rows, milliseconds=milliseconds)
 
@@ -143,8 +143,8 @@ class Run:
                 "rows": session.rows,
                 "milliseconds": round(session.milliseconds, 2),
                 "statements": [
-                    one._asdict() | {"milliseconds": round(one.milliseconds, 2)}
-                    for one in self.statements
+                    {"sql": sql, "rows": rows, "milliseconds": round(milliseconds, 2)}
+                    for sql, rows, milliseconds in self.statements
                 ],
             }
         return answer
@@ -165,7 +165,8 @@ class Run:
             if slow is not None:
                 milliseconds = (perf_counter() - started) * 1000
                 if milliseconds >= slow.threshold_ms:
-                    slow.tell(self.planned, self.context, milliseconds, self.statements)
+                    ran = [Statement(*one) for one in self.statements]
+                    slow.tell(self.planned, self.context, milliseconds, ran)
         return answer
 
     async def finish(self) -> Answer:
