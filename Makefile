@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKS := requirements.lock requirements-dev.lock
 
-.PHONY: run test check sdl docs format lock assets bench
+.PHONY: run test test-faults check sdl docs format lock assets bench
 
 run: .venv/run.stamp assets
 	@$(BIN)/python -m server serve
 
 test: .venv/dev.stamp
 	@$(BIN)/pytest -n auto $(ARGS)
+
+# Each fault many times, and 5 s long; a few minutes. `make test` has each once.
+test-faults: .venv/dev.stamp
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests/faults $(ARGS)
 
 check: .venv/dev.stamp
 	@$(BIN)/ruff check .
