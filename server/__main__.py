@@ -29,6 +29,7 @@ from db.tokens import Minted
 from schema import build_schema
 from server import logs
 from server.app import create_app
+from server.connections import Server, handed_over, http_protocol
 from server.embedding import operator
 from server.embedding.operator import EmbeddingModelError
 from server.settings import Settings
@@ -61,14 +62,13 @@ app = typer.Typer(
 log = structlog.get_logger("engram.server")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which tells a developer where to look, and ends open streams when it stops."""
+class _Server(Server):
+    """The server, which tells a developer where to look."""
 
     def __init__(
         self, application: Starlette, config: uvicorn.Config, opened: Opened, bearer: Minted | None
     ) -> None:
-        super().__init__(config)
-        self._application = application
+        super().__init__(application, config)
         self._opened = opened
         self._bearer = bearer
 
@@ -90,11 +90,6 @@ class _Server(uvicorn.Server):
             lines.append(f"  Token     {self._bearer.token}")
         typer.echo("\n".join([*lines, ""]))
         sys.stdout.flush()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell streams to end, then wait for what is running."""
-        self._application.state.stopping.set()
-        await super().shutdown(sockets)
 
 
 @app.command()
@@ -126,9 +121,10 @@ def _serve(opened: Opened) -> None:
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
         ws_max_size=settings.body_limit_bytes,
+        http=http_protocol(settings.body_timeout_seconds),
     )
     server = _Server(application, config, opened, bearer)
-    server.run()
+    server.run(handed_over(settings.sockets_handed_over))
     if not server.started:
         # the log says why: the port is taken, or the application did not start
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ compares.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +37,15 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on.")
+    listen_fds: int = Field(
+        0,
+        ge=0,
+        description="How many listening sockets a supervisor such as systemd hands over, which"
+        " stand for HOST and PORT. Counts only with LISTEN_PID.",
+    )
+    listen_pid: int | None = Field(
+        None, description="The process that LISTEN_FDS is meant for; the supervisor sets it."
+    )
     engram_environment: Environment | None = Field(
         None,
         description="`development` or `production`. By default production if DATABASE_URL is set.",
@@ -83,7 +93,9 @@ class Settings(BaseSettings):
         description="Whether selections over tables are planned; false leaves all to graphql-core.",
     )
     body_limit_bytes: int = Field(8_388_608, ge=1_024, description="The largest request body.")
-    body_timeout_seconds: float = Field(15.0, gt=0, description="The longest a body may take.")
+    body_timeout_seconds: float = Field(
+        15.0, gt=0, description="The longest the headers of a request may take, and its body."
+    )
     max_batch: int = Field(
         0, ge=0, le=8, description="The most requests sent together as a batch; 0 refuses batches."
     )
@@ -340,6 +352,11 @@ class Settings(BaseSettings):
         if self.log_format is not None:
             return self.log_format == "json"
         return not self.development
+
+    @property
+    def sockets_handed_over(self) -> int:
+        """How many listening sockets this process was started with: sd_listen_fds(3)."""
+        return self.listen_fds if self.listen_pid == os.getpid() else 0
 
     @property
     def session_options(self) -> SessionOptions:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import DatabaseUnavailable
@@ -50,32 +50,32 @@ async def behind(proxy: Proxy, database_url: str) -> AsyncIterator[AsyncEngine]:
 async def read(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     async with Session(engine, owner) as session:
         proxy.silence()
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
 
 
 async def read_on(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     async with Session(engine, owner) as session:
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
         proxy.silence()
-        await session.execute(select(2))
+        await session.execute(text("SELECT 2"))
 
 
 async def end(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     async with Session(engine, owner) as session:
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
         proxy.silence()
 
 
 async def commit(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     async with Session(engine, owner) as session, session.transaction():
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
         proxy.silence()
 
 
 async def leave(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     """A client goes away while its statement runs, as `server.wire` tells the session."""
     async with Session(engine, owner) as session:
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
         reading = asyncio.create_task(session.execute(text("SELECT pg_sleep(5)")))
         await asyncio.sleep(0.05)
         proxy.silence()
@@ -85,7 +85,7 @@ async def leave(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
 
 async def interrupted(engine: AsyncEngine, owner: UUID, proxy: Proxy) -> None:
     async with Session(engine, owner) as session:
-        await session.execute(select(1))
+        await session.execute(text("SELECT 1"))
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().call_later(0.05, proxy.silence)
@@ -101,7 +101,7 @@ async def test_silence_ends_in_bounded_time(
     owner = await new_owner()
     if warm:
         async with Session(behind, owner) as session:
-            await session.execute(select(1))
+            await session.execute(text("SELECT 1"))
     assert callable(work)
     working = [asyncio.create_task(work(behind, owner, proxy)) for _ in range(3)]
     done, pending = await asyncio.wait(working, timeout=BOUND_SECONDS)
@@ -113,4 +113,4 @@ async def test_silence_ends_in_bounded_time(
     proxy.resume()
     proxy.reset()
     async with asyncio.timeout(BOUND_SECONDS), Session(behind, owner) as session:
-        assert await session.scalar(select(1)) == 1
+        assert await session.scalar(text("SELECT 1")) == 1

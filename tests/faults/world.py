@@ -48,6 +48,7 @@ class World:
             "DATABASE_POOL_TIMEOUT_SECONDS": "1",
             "PORT": str(self.port),
             "LOG_LEVEL": "error",
+            "RATE_LIMIT_COST": "off",
         }
 
     async def serve(self) -> None:
