@@ -148,6 +148,11 @@ class Mutation:
         return name
 
     @strawberry.mutation
+    def log_out(self) -> bool:
+        """One of those after which tokens are looked up anew; by its name, and it does nothing."""
+        return True
+
+    @strawberry.mutation
     def note(self, value: JSON | None = None) -> JSON | None:
         return value
 
