@@ -139,7 +139,7 @@ CREATE FUNCTION public.engram_vector_chunks(
 LANGUAGE plpgsql STABLE ROWS 300 {SETTINGS}
 SET enable_sort = on
 SET hnsw.iterative_scan = relaxed_order
-SET hnsw.ef_search = 100
+SET hnsw.ef_search = 200
 SET hnsw.max_scan_tuples = 40000
 AS $$
 #variable_conflict use_column
@@ -227,7 +227,7 @@ CREATE FUNCTION public.engram_vector_messages(
 LANGUAGE plpgsql STABLE ROWS 100 {SETTINGS}
 SET enable_sort = on
 SET hnsw.iterative_scan = relaxed_order
-SET hnsw.ef_search = 100
+SET hnsw.ef_search = 200
 SET hnsw.max_scan_tuples = 40000
 AS $$
 #variable_conflict use_column
