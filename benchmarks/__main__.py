@@ -17,6 +17,7 @@ from benchmarks import (
     entry,
     following,
     growth,
+    judging,
     migrating,
     replies,
     report,
@@ -179,6 +180,15 @@ def enter(
 ) -> None:
     """Whether the time of a log-in tells who has an account, and what the limits cost."""
     asyncio.run(entry.entry(attempts=attempts, accounts=accounts))
+
+
+@app.command()
+def judge(
+    documents: Annotated[int, typer.Option(min=100)] = 2_000,
+    queries: Annotated[int, typer.Option(min=3)] = 300,
+) -> None:
+    """How well searches rank, on queries whose answers are known."""
+    asyncio.run(judging.judging(documents=documents, queries=queries))
 
 
 if __name__ == "__main__":

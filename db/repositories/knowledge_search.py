@@ -6,6 +6,7 @@ indexes serve. Filters, and all that is shown of what was found, are read as usu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -296,7 +297,12 @@ def _fused(hits: Mapping[UUID, Hit], legs: Legs) -> list[Hit]:
     scores = fuse([(legs.text_weight, by_text), (legs.vector_weight, by_vector)], legs.k)
     for id, score in scores.items():
         hits[id].score = score
-    return sorted((hits[id] for id in scores), key=lambda hit: (-hit.score, hit.id))
+    return sorted((hits[id] for id in scores), key=_order)
+
+
+def _order(hit: Hit) -> tuple[float, float, UUID]:
+    """The best first; of two with one score the one with the words, as they were asked for."""
+    return -hit.score, math.inf if hit.text is None else hit.text.rank, hit.id
 
 
 _OPTIONS = f"HighlightAll=true, StartSel={OPEN}, StopSel={CLOSE}"
