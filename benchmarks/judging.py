@@ -75,7 +75,8 @@ async def _ask(
     owner = uuid4()
     connection = await asyncpg.connect(server.admin_url(DATABASE))
     await connection.execute(
-        "INSERT INTO users (id, username, email, password_hash) VALUES ($1, 'judge', 'j@e.org', 'none')",
+        "INSERT INTO users (id, username, email, password_hash)"
+        " VALUES ($1, 'judge', 'j@e.org', 'none')",
         owner,
     )
     texts, asked = _made(dice, documents, queries)

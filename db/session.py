@@ -110,6 +110,7 @@ class Session:
         self._cancelled = False
         self._closed = False
         self._spent = False
+        self._first: set[asyncio.Task[Any]] = set()
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.recorded = False
         """Whether the transaction has audit events, of which the change feed's readers are told."""
@@ -206,6 +207,10 @@ class Session:
             raise RuntimeError("Changes are announced inside a transaction.")
         self._changes.setdefault((entity_type, scope_id, operation), []).extend(ids)
 
+    def after(self, task: asyncio.Task[Any]) -> None:
+        """Open nothing before a task is done: it waits for others, and a connection must not."""
+        self._first.add(task)
+
     async def end_snapshot(self) -> None:
         """Give the connection back; the next statement opens a new snapshot."""
         if not self._leave():
@@ -254,6 +259,8 @@ class Session:
         self, statement: Prepared, parameters: Parameters, begin: str | None
     ) -> Sequence[Any]:
         async with self._lock:
+            if self._open is None and self._first:
+                await asyncio.wait(self._first)
             self._check_usable()
             arguments = statement.arguments(self._owner_id, parameters)
             records = await self._run(self._open or self._begin(begin), statement.sql, arguments)

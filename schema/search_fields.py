@@ -4,6 +4,7 @@ A page goes on after all hits that its cursor knows: the cursor holds a few byte
 comes twice and none is passed over, whatever was written, deleted or embedded between two pages.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -79,11 +80,14 @@ class Asked:
     signature: str
     seen: frozenset[bytes]
     continued: bool
+    way: tuple[Legs, str | None, str | None] | None = None
+    """How to look, once it is prepared; why not by vectors, and the same in words."""
 
     async def search(self, info: Info, find: Callable[..., Awaitable[list[Hit]]]) -> Searched:
         """Look, as far as there is something to look with. Raises RequestError."""
         context = info.context
-        legs, limited_by, notice = await self._legs(context)
+        assert self.way is not None
+        legs, limited_by, notice = self.way
         narrow = None
         values: Mapping[str, object] = {}
         condition = self.condition
@@ -114,11 +118,8 @@ class Asked:
             notice,
         )
 
-    async def _legs(self, context: Context) -> tuple[Legs, str | None, str | None]:
-        """How to look; why not by vectors, and the same in words.
-
-        The provider is asked before the operation's snapshot is opened by this field.
-        """
+    async def prepare(self, context: Context) -> tuple[Legs, str | None, str | None]:
+        """How to look, for which the provider may have to be asked. Raises RequestError."""
         async with context.aside() as session:
             understood = await understand(session, self.query)
         text = self.mode is not SearchMode.VECTOR and understood.has_words
@@ -223,7 +224,15 @@ class SearchField(RelationField):
         context: Context = info.context
         context.require(self.relation.target.access)
         assert self.answer is not None
-        return self.answer(info, self.asked(kwargs))
+        asked = self.asked(kwargs)
+        # Begun before any field of the operation reads: none of them holds a connection meanwhile.
+        prepared = asyncio.create_task(asked.prepare(context))
+        context.session.after(prepared)
+        return self._answered(info, asked, prepared)
+
+    async def _answered(self, info: Any, asked: "Asked", prepared: asyncio.Task[Any]) -> Any:
+        assert self.answer is not None
+        return await self.answer(info, replace(asked, way=await prepared))
 
     def asked(self, given: Mapping[str, Any]) -> Asked:
         """The checked arguments. Raises RequestError."""

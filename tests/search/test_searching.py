@@ -274,3 +274,31 @@ async def test_the_functions_take_the_owner_from_nobody_else(place: Place) -> No
     for owner, count in ((mine.owner_id, 0), (theirs.owner_id, 1), (None, 0)):
         async with Session(place.engine, owner, PATIENT) as session:
             assert len(await session.execute(find)) == count
+
+
+async def test_no_field_holds_a_connection_while_the_query_is_embedded(place: Place) -> None:
+    import asyncio
+
+    person = await fill(place)
+    place.provider.gate = asyncio.Event()
+    asked = len(place.provider.asked)
+    document = """{
+        documents { totalCount nodes { title } }
+        first: searchDocuments(query: "a lamp that was never asked for") { mode totalCount }
+        other: searchMessages(query: "nor was this one") { mode totalCount }
+    }"""
+    answering = asyncio.create_task(person.ask(document))
+
+    async def both_asked() -> bool:
+        return len(place.provider.asked) == asked + 2
+
+    await until(both_asked)
+    open_ = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND state LIKE 'idle in transaction%' AND query LIKE '%documents%'"
+    )
+    assert await place.rows(open_) == [(0,)]
+    place.provider.gate.set()
+    data = await answering
+    assert data["documents"]["totalCount"] == 4
+    assert data["first"]["mode"] == data["other"]["mode"] == "HYBRID"
