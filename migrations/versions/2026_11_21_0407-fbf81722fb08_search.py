@@ -183,8 +183,7 @@ BEGIN
                     SELECT e.chunk_id, e.embedding <=> query AS distance
                     FROM embeddings e
                     WHERE e.owner_id = me AND e.model_id = model
-                        AND (e.embedding <=> query) <> 'NaN'
-                    ORDER BY e.embedding <=> query LIMIT take
+                    ORDER BY 2 LIMIT take -- NaN, of a zero vector, is the last
                 ) AS n;
             END IF;
             got := coalesce(cardinality(ids), 0);
@@ -193,7 +192,8 @@ BEGIN
             INTO found, owners, ids, distances
             FROM unnest(ids, distances) AS n(id, distance) JOIN chunks c
                 ON c.owner_id = me AND c.id = n.id AND c.deleted_at IS NULL
-            WHERE documents IS NULL OR c.document_id = ANY (documents);
+            WHERE n.distance <> 'NaN'
+                AND (documents IS NULL OR c.document_id = ANY (documents));
             EXIT WHEN found >= size OR (got < take AND NOT by_index);
             IF by_index AND (got < take OR take > size * 20) THEN
                 by_index := false;
@@ -265,8 +265,7 @@ BEGIN
                 FROM message_embeddings e
                 WHERE e.owner_id = me AND e.model_id = model
                     AND (messages IS NULL OR e.message_id = ANY (messages))
-                    AND (e.embedding <=> query) <> 'NaN'
-                ORDER BY e.embedding <=> query LIMIT take
+                ORDER BY 3 LIMIT take -- NaN, of a zero vector, is the last
             ) AS n;
         END IF;
         got := coalesce(cardinality(ids), 0);
@@ -274,7 +273,7 @@ BEGIN
         INTO found, ids, positions, distances
         FROM unnest(ids, positions, distances) AS n(id, position, distance) JOIN messages m
             ON m.owner_id = me AND m.id = n.id AND m.deleted_at IS NULL
-        WHERE messages IS NULL OR m.id = ANY (messages);
+        WHERE n.distance <> 'NaN' AND (messages IS NULL OR m.id = ANY (messages));
         EXIT WHEN found >= size OR (got < take AND NOT by_index);
         IF by_index AND (got < take OR take > size * 20) THEN
             by_index := false;

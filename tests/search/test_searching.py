@@ -302,3 +302,15 @@ async def test_no_field_holds_a_connection_while_the_query_is_embedded(place: Pl
     data = await answering
     assert data["documents"]["totalCount"] == 4
     assert data["first"]["mode"] == data["other"]["mode"] == "HYBRID"
+
+
+async def test_a_text_that_says_nothing_is_near_nothing(place: Place) -> None:
+    """A zero vector has no direction: its distance is no number, which is no hit and no error."""
+    person = await place.person(place.open())
+    await write(person, "4711 0815 42", title="numbers")
+    await write(person, "The lamp", title="lamp")
+    await say(person, "4711")
+    await until(lambda: nothing_left(place))
+    assert titles(await search(person, "lamp", mode="VECTOR")) == ["lamp"]
+    found = await person.ask(MESSAGES, query="lamp", mode="VECTOR")
+    assert found["searchMessages"]["totalCount"] == 0
