@@ -96,7 +96,6 @@ class Pipeline:
         if self.preparing:
             # The driver prepares without a Sync: what has begun with it has to end first.
             messages.insert(0, SYNC)
-            self.preparing = False
         self._outgoing.hold(b"".join(messages), len(prepared))
         self.ended = False
 
@@ -110,6 +109,8 @@ class Pipeline:
 
     def take_back(self) -> None:
         """Forget what was put ahead and has not left, because the driver wrote nothing."""
+        if not self._outgoing.holds:
+            self.preparing = False  # the Sync has left with the rest
         self._outgoing.hold(b"", 0)
 
 
@@ -126,6 +127,11 @@ class _Outgoing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held that has not left."""
+        return bool(self._held)
 
     def hold(self, messages: bytes, answers: int) -> None:
         self._held, self._answers = messages, answers

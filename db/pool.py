@@ -59,7 +59,11 @@ class ReadyPool(AsyncAdaptedQueuePool):
         """
         if self._free and self.ready:
             self._free -= 1
-            return self.connect()
+            try:
+                return self.connect()
+            except BaseException:
+                self.done()
+                raise
         started = perf_counter()
         self.waiting += 1
         try:

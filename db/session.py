@@ -262,11 +262,15 @@ class Session:
             if self._open is None and self._first:
                 await asyncio.wait(self._first)
             self._check_usable()
+            if self._spent:
+                raise RuntimeError("A statement that was to be alone was not.")
             arguments = statement.arguments(self._owner_id, parameters)
-            records = await self._run(self._open or self._begin(begin), statement.sql, arguments)
+            opened = self._open or self._begin(begin)
+            # One that fails counts as well: what it began does not begin again for another.
+            self._spent = begin is None
+            records = await self._run(opened, statement.sql, arguments)
             if begin is None:
                 await self._end("ROLLBACK")
-                self._spent = True
         return records
 
     async def _run(
@@ -299,8 +303,6 @@ class Session:
 
     def _begin(self, begin: str | None, statement_timeout_ms: int | None = None) -> OpenTransaction:
         """A transaction that begins with its first statement."""
-        if self._spent:
-            raise RuntimeError("A statement that was to be alone was not.")
         options = self._options
         timeout = (
             options.statement_timeout_ms if statement_timeout_ms is None else statement_timeout_ms

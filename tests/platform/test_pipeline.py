@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -15,12 +16,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import Opening, OpenTransaction
+from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.models.work import Project
 from db.pipeline import Pipeline, _Incoming
 from db.prepared import PreparedSelect
 from db.scope import readable
-from db.session import Session, SessionOptions
+from db.session import Session, SessionOptions, StatementCancelled
 from tests.conftest import NewOwner, OpenSession
 
 PROJECTS = Project.__table__
@@ -228,3 +230,68 @@ async def test_a_driver_made_elsewhere_has_no_pipeline(database_url: str) -> Non
     driver = await asyncpg.connect(database_url)
     assert Pipeline.of(driver) is None
     await driver.close()
+
+
+async def test_a_lone_statement_that_failed_is_not_followed_by_one_without_settings(
+    open_session: OpenSession, new_owner: NewOwner
+) -> None:
+    owner = await new_owner()
+    session = open_session(owner)
+    fails = PreparedSelect(select(text("1 / (SELECT 0)")))
+    with pytest.raises(DBAPIError):
+        await session.fetch(fails, {}, alone=True)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="alone"):
+            await session.execute(text(STATE))
+    await session.end_snapshot()
+    for _ in range(2):
+        [row] = await session.execute(text(STATE))
+        assert tuple(row) == ("engram_app", str(owner), "on", "repeatable read")
+
+
+async def test_a_statement_prepared_and_refused_does_not_stand_in_the_next_one_s_way(
+    database_url: str, new_owner: NewOwner
+) -> None:
+    engine = create_engine(database_url, pool_size=1)
+    owner = await new_owner()
+    async with Session(engine, owner) as session:
+        await session.execute(text(STATE))
+    refused = PreparedSelect(readable(PROJECTS, PROJECTS.c.id, bindparam("number", type_=Integer)))
+    async with Session(engine, owner) as session:
+        with pytest.raises(DBAPIError):
+            await session.fetch(refused, {"number": 2**40})
+        [row] = await session.execute(text(STATE))  # was prepared before: no Sync of its own
+        assert row[3] == "repeatable read"
+    await engine.dispose()
+
+
+async def test_a_connection_that_does_not_answer_its_end_is_thrown_away(
+    server: EmbeddedServer, database_url: str, tmp_path: Path
+) -> None:
+    silent: set[asyncio.StreamWriter] = set()
+    made: list[asyncio.StreamWriter] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if writer not in silent:
+                writer.write(data)
+        writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(str(server.socket))
+        made.append(server_writer)
+        await asyncio.gather(forward(reader, server_writer), forward(server_reader, writer))
+
+    async with await asyncio.start_unix_server(proxy, tmp_path / server.socket.name):
+        url = database_url.replace(str(server.socket.parent), str(tmp_path))
+        engine = create_engine(url, pool_size=1, command_timeout_seconds=1.5)
+        lone = PreparedSelect(select(bindparam("number", type_=Integer)))
+        async with Session(engine, uuid4()) as session:
+            await session.fetch(lone, {"number": 1}, alone=True)
+        silent.update(made)  # the peer has vanished without a word
+        async with Session(engine, uuid4()) as session:
+            with pytest.raises(StatementCancelled):
+                await session.fetch(lone, {"number": 2})
+        async with Session(engine, uuid4()) as session:
+            assert (await session.fetch(lone, {"number": 3}))[0][0] == 3
+        await engine.dispose()

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import DatabaseUnavailable
@@ -91,4 +91,23 @@ async def test_connections_that_cannot_be_made_keep_no_place() -> None:
             with pytest.raises(DatabaseUnavailable, match="does not answer"):
                 await session.execute(NOTHING)
     assert pool_of(engine)._free == 2
+    await engine.dispose()
+
+
+async def test_a_check_out_that_fails_keeps_no_place(database_url: str) -> None:
+    engine = create_engine(database_url, pool_size=1, pool_timeout_seconds=0.5)
+    async with Session(engine, uuid4()) as session:
+        await session.execute(NOTHING)
+
+    def refuse(*_: object) -> None:
+        raise OSError("no")
+
+    event.listen(engine.sync_engine, "checkout", refuse)
+    async with Session(engine, uuid4()) as session:
+        with pytest.raises(DatabaseUnavailable):
+            await session.execute(NOTHING)
+    event.remove(engine.sync_engine, "checkout", refuse)
+    async with Session(engine, uuid4()) as session:
+        assert await session.scalar(NOTHING) == 1
+    assert pool_of(engine)._free == 1
     await engine.dispose()
