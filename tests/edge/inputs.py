@@ -29,6 +29,7 @@ _NAMED = {
     "createdById": "worker",
     "dependsOnId": "other_task",
     "dependsOnIds": "other_task",
+    "documentIds": "document",
     "leafId": "message",
     "messageId": "message",
     "projectId": "project",
