@@ -65,6 +65,10 @@ OTHERS: dict[str, tuple[Policy, ...]] = {
             None,
         ),
     ),
+    # For `engram_lapsed_tasks`, likewise.
+    "tasks": (
+        Policy("find_lapsed", "SELECT", True, OWNER, "(status = 'in_progress'::text)", None),
+    ),
     # For the functions of searches, which compare the owner themselves: under a policy that is
     # not simply true, no index for `@@` could be used.
     "documents": _SEARCH,
@@ -94,6 +98,7 @@ FUNCTIONS = frozenset(
         "engram_claim_embedding_jobs",
         "engram_due_exports",
         "engram_find_login",
+        "engram_lapsed_tasks",
         "engram_owners_to_sweep",
         "engram_register_embedding_model",
         "engram_sweep_events",

@@ -39,6 +39,7 @@ from server.graphiql import EXAMPLES, GraphiQL
 from server.graphql import GraphQLEndpoint, HttpOptions
 from server.health import Readiness, alive
 from server.identity import Identity
+from server.lapses import Lapses
 from server.manifest import trust_manifest
 from server.observability import (
     LoopLag,
@@ -68,6 +69,8 @@ log = structlog.get_logger("engram.server")
 CONDITIONS = ("if-none-match", "if-range", "range")
 LIMITED = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after")
 EXPORT_POLL_SECONDS = 2
+LAPSES_SECONDS = 10
+"""How often tasks are looked for that were given up without a word."""
 FIRST_SWEEP_SECONDS = 60
 """At most: at random, so that processes that start together do not all wait for one of them."""
 GRAPHQL = "/graphql"
@@ -306,10 +309,12 @@ def background_work(settings: Settings, engine: AsyncEngine, sweeper: Sweeper) -
     options = settings.session_options
     keep = timedelta(days=settings.export_retention_days)
     exporter = Exporter(engine, options, keep=keep)
+    lapses = Lapses(engine, options)
     every = settings.sweep_interval_seconds
     first = random.uniform(0, min(every, FIRST_SWEEP_SECONDS))  # noqa: S311  # no secret
     return [
         Background("exports", exporter.run, every_seconds=EXPORT_POLL_SECONDS),
+        Background("lapses", lapses.run, every_seconds=LAPSES_SECONDS),
         Background("sweep", sweeper.run, every_seconds=every, first_seconds=first),
     ]
 

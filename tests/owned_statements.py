@@ -20,6 +20,7 @@ import server.embedding.embedder
 import server.embedding.service
 import server.exporter
 import server.identity
+import server.lapses
 import server.replies.store
 import server.slow
 import server.startup
@@ -48,6 +49,7 @@ WITH_SESSIONS = (
     server.embedding.service,
     server.exporter,
     server.identity,
+    server.lapses,
     server.replies.store,
     server.slow,
     server.startup,

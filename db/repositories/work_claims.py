@@ -31,7 +31,9 @@ LONGEST_PAUSE_SECONDS = 3_600
 HEARTBEAT_NOTED_SECONDS = 10
 """How often a worker's last sign of life is written at most."""
 LAPSED_AT_ONCE = 100
-"""How many given-up tasks one claim puts away."""
+"""How many given-up tasks of a person are put away together."""
+OWNERS_AT_ONCE = 500
+"""How many people's are looked for together."""
 
 
 def has_status(column: ColumnElement[str], *statuses: TaskStatus) -> ColumnElement[bool]:
@@ -102,7 +104,7 @@ async def claim_tasks(
     Raises Invalid for an unknown worker or project.
     """
     worker = await _require(session, worker_id, project_id)
-    await _put_away_lapsed(session)
+    await put_away_lapsed(session)
     able = list(worker.capabilities if capabilities is None else capabilities)
     rows = await session.execute(
         choice(in_project=project_id is not None, limited=bool(able)),
@@ -153,15 +155,23 @@ async def note_signs_of_life(session: Session, worker_ids: Sequence[UUID]) -> No
     await update(session, WORKERS, worker_ids, {"last_heartbeat_at": sa.func.now()}, where=_QUIET)
 
 
-async def _put_away_lapsed(session: Session) -> None:
-    """Tasks whose last attempt ended without a word have failed."""
+async def owners_of_lapsed(session: Session) -> list[UUID]:
+    """Whose tasks were to be put away; nobody's session may ask."""
+    return [row.owner_id for row in await session.execute(_OWNERS, {"most": OWNERS_AT_ONCE})]
+
+
+_OWNERS = sa.text("SELECT owner_id FROM engram_lapsed_tasks(:most)")
+
+
+async def put_away_lapsed(session: Session) -> int:
+    """Tasks whose last attempt ended without a word have failed: how many, at most a hundred."""
     found = [row.id for row in await session.execute(lapsed())]
     values = {
         "status": TaskStatus.FAILED.value,
         "lease_expires_at": None,
         "result": {"reason": "The lease of the last attempt ran out."},
     }
-    await update(session, TASKS, found, values, action="fail")
+    return len(await update(session, TASKS, found, values, action="fail"))
 
 
 @cache

@@ -27,6 +27,7 @@ OTHERS: dict[str, list[tuple[object, ...]]] = {
             None,
         )
     ],
+    "tasks": [("find_lapsed", "SELECT", "(status = 'in_progress'::text)", None)],
     "documents": [SEARCH],
     "chunks": [SEARCH],
     "messages": [SEARCH],

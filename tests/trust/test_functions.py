@@ -14,6 +14,7 @@ ACROSS_OWNERS = {
     "engram_claim_embedding_jobs": "hands out keys of one owner's jobs to a worker that serves all",
     "engram_due_exports": "gives keys of exports that wait, to a worker that serves all",
     "engram_find_login": "at a log-in nobody is known yet; gives what proves who it is",
+    "engram_lapsed_tasks": "says whose tasks were given up, to a process that serves all",
     "engram_register_embedding_model": "a model is nobody's; each owner's texts wait for it",
     "engram_uncut_documents": "gives keys of documents that wait, to a worker that serves all",
 }
