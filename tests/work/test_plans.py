@@ -11,6 +11,7 @@ from db.prepared import PreparedSelect
 from db.repositories.work_claims import TASKS, choice, lapsed, ready
 from db.scope import readable
 from schema import ids
+from tests.conftest import NewPerson
 from tests.people import Person
 from tests.work.asking import new_project
 
@@ -25,6 +26,13 @@ DONE = """
                        claim_epoch, attempts, result)
     SELECT :owner_id, p.id, 5000 + n, 'x', :worker_id, n % 5, 'done', 1, 1, '{"done": true}'
     FROM projects p, generate_series(1, 10000) n WHERE p.owner_id = :owner_id
+"""
+LATER = """
+    INSERT INTO tasks (owner_id, project_id, number, title, created_by_id, assignee_id, priority,
+                       tags, run_after, attempts, max_attempts, status)
+    SELECT :owner_id, p.id, n, 'x', :worker_id, :worker_id, n % 5,
+           '["b"]', now() + interval '1 year', 1, 2, 'pending'
+    FROM projects p, generate_series(1, 15000) n WHERE p.owner_id = :owner_id
 """
 WAIT = """
     INSERT INTO task_dependencies (owner_id, task_id, depends_on_id)
@@ -87,6 +95,30 @@ def pages(plan: str) -> int:
     found = re.search(r"Buffers: shared((?: (?:hit|read)=\d+)+)", plan)
     assert found is not None, plan
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", found[1])))
+
+
+async def test_claims_walk_the_index_also_where_few_tasks_seem_ready(
+    person: Person, project: str, new_person: NewPerson, admin_engine: AsyncEngine
+) -> None:
+    """Statistics are of all people's tasks: those of others may be of quite another kind."""
+    other = await new_person()
+    await new_project(other)
+    values = {
+        "worker_id": person.worker_id,
+        "project_id": ids.decode_as("project", project),
+        "able": ["a"],
+        "limit": 100,
+    }
+    async with admin_engine.connect() as connection:
+        await connection.execute(
+            text(LATER), {"owner_id": other.owner_id, "worker_id": other.worker_id}
+        )
+        await connection.execute(text("ANALYZE tasks"))
+    for in_project in (False, True):
+        for limited in (False, True):
+            plan = await plan_of(person, choice(in_project=in_project, limited=limited), values)
+            assert "Sort" not in plan, plan
+            assert pages(plan) < 4_000, plan
 
 
 async def test_what_is_done_costs_a_claim_nothing(

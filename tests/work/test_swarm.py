@@ -44,10 +44,10 @@ class Profile:
 PROFILE = (
     Profile(10_000, servers=3, processes=10, workers=5, kills=40, server_kills=8, minutes=20)
     if IS_LONG
-    else Profile(400, servers=2, processes=5, workers=10, kills=3, server_kills=1, minutes=2)
+    else Profile(400, servers=2, processes=5, workers=10, kills=3, server_kills=1, minutes=10)
 )
-LEASE_SECONDS = 2 if IS_LONG else 1
-"""Short, so that what the dead held comes back soon."""
+LEASE_SECONDS = 3
+"""Short, so that what the dead held comes back soon, and long enough for a busy machine."""
 CREATE = (
     "mutation($input: CreateTasksInput!)"
     " { createTasks(input: $input) { tasks { id } problems { message path } } }"
