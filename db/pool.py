@@ -15,9 +15,10 @@ from typing import Any
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from db.meter import Histogram
+from db.pipeline import Pipeline
 
 __all__ = ["ReadyPool", "check_in", "check_in_now", "check_out", "throw_away"]
 
@@ -52,6 +53,17 @@ class ReadyPool(AsyncAdaptedQueuePool):
         """Whether every connection there may be is in use."""
         return self.checkedout() >= self.size()
 
+    def connect(self) -> Any:
+        """SQLAlchemy's own way to a connection; sessions go by `take`."""
+        fairy: Any = super().connect()
+        driver = fairy.driver_connection
+        pipeline = Pipeline.of(driver)
+        if pipeline is not None and pipeline.ended:
+            # Its driver does not know yet that the last snapshot has ended, and asks nobody.
+            await_only(driver.execute("SELECT"))
+            pipeline.ended = False
+        return fairy
+
     async def take(self) -> Any:
         """A connection, in the order of asking; end the turn with `done`.
 
@@ -60,7 +72,7 @@ class ReadyPool(AsyncAdaptedQueuePool):
         if self._free and self.ready:
             self._free -= 1
             try:
-                return self.connect()
+                return super().connect()
             except BaseException:
                 self.done()
                 raise
@@ -69,7 +81,7 @@ class ReadyPool(AsyncAdaptedQueuePool):
         try:
             await self._turn()
             try:
-                return self.connect() if self.ready else await greenlet_spawn(self.connect)
+                return super().connect() if self.ready else await greenlet_spawn(super().connect)
             except BaseException:
                 self.done()
                 raise

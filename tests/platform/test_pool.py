@@ -111,3 +111,13 @@ async def test_a_check_out_that_fails_keeps_no_place(database_url: str) -> None:
         assert await session.scalar(NOTHING) == 1
     assert pool_of(engine)._free == 1
     await engine.dispose()
+
+
+async def test_who_comes_through_sqlalchemy_finds_no_transaction(one: AsyncEngine) -> None:
+    for _ in range(3):
+        async with Session(one, uuid4()) as session:
+            await session.execute(NOTHING)
+        async with one.connect() as connection:
+            await connection.execution_options(isolation_level="READ COMMITTED")
+            async with connection.begin():
+                assert await connection.scalar(text("SHOW transaction_read_only")) == "off"
