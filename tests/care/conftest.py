@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest_asyncio
+import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -29,6 +31,13 @@ class Place:
     admin: AsyncEngine
     """The superuser's."""
     served: Served
+
+    async def settled(self) -> None:
+        """Wait until the change feed shows everything: other databases of the server are busy."""
+        told = sa.text("SELECT coalesce(max(xid) < engram_feed_horizon(), true) FROM audit_events")
+        async with asyncio.timeout(30), self.admin.connect() as connection:
+            while not await connection.scalar(told):
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

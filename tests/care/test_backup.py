@@ -100,6 +100,7 @@ async def test_dumped_under_load_and_restored_on_an_empty_server(
     # So that this server has counted further than the new one ever will here.
     async with place.admin.connect() as connection:
         await connection.execute(sa.text(COUNT_ON))
+    await place.settled()
     answer, feed = await anna.ask(EVERYTHING), await anna.ask(FEED)
     project = await a_project(bert, "LOAD")
     kept: list[str] = []
@@ -115,6 +116,7 @@ async def test_dumped_under_load_and_restored_on_an_empty_server(
     stop.set()
     await asyncio.gather(*writers)
     assert after_dump > len(acknowledged)  # they wrote through the dump
+    await place.settled()
     at_the_end = (await bert.ask(FEED))["changes"]["latestCursor"]
 
     new = {"NEW_SERVER_URL": empty.admin_url(), "NEW_URL": empty.url()}
@@ -146,6 +148,7 @@ async def test_dumped_under_load_and_restored_on_an_empty_server(
         before = (await writer.ask(FEED))["changes"]
         assert len(before["nodes"]) > len(found)
         data = await writer.ask(CREATE, input={"projectId": project, "title": "new"})
+        await restored.settled()
         (change,) = [
             node
             for node in (await writer.ask(FEED, after=before["latestCursor"]))["changes"]["nodes"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import ProgrammingError
 
 from db import retention
@@ -70,20 +68,7 @@ async def counts(place: Place, owner_id: UUID) -> dict[str, int]:
     return found
 
 
-@pytest.fixture
-def sent(place: Place) -> Iterator[list[str]]:
-    """The statements of the application."""
-    statements: list[str] = []
-
-    def record(_c: object, _cursor: object, sql: str, *_: object) -> None:
-        statements.append(sql)
-
-    event.listen(place.engine.sync_engine, "before_cursor_execute", record)
-    yield statements
-    event.remove(place.engine.sync_engine, "before_cursor_execute", record)
-
-
-async def test_exactly_what_is_old_goes(place: Place, sent: list[str]) -> None:
+async def test_exactly_what_is_old_goes(place: Place, statements: list[str]) -> None:
     anna, bert = await sign_up(place.served), await sign_up(place.served)
     mine, theirs = owner_of(anna), owner_of(bert)
     await do(place, LOGINS, id=mine)
@@ -98,7 +83,7 @@ async def test_exactly_what_is_old_goes(place: Place, sent: list[str]) -> None:
     before, untouched = await counts(place, mine), await counts(place, theirs)
     assert before["account_export_parts"] > 3
 
-    sent.clear()
+    statements.clear()
     removed = await sweeper(place).run()
     after = await counts(place, mine)
     assert removed == {
@@ -115,8 +100,8 @@ async def test_exactly_what_is_old_goes(place: Place, sent: list[str]) -> None:
     assert await counts(place, theirs) == untouched
     # 1,234 in batches of 500, and one more that finds nothing.
     assert BATCH_ROWS == 500
-    assert sum("engram_sweep_events" in sql for sql in sent) == 4
-    assert sum(sql.startswith("DELETE FROM idempotency_keys") for sql in sent) == 4  # 1,200
+    assert sum("engram_sweep_events" in sql for sql in statements) == 4
+    assert sum(sql.startswith("DELETE FROM idempotency_keys") for sql in statements) == 4  # 1,200
     names = await anna.ask("{ loginSessions { nodes { deviceName } } }")
     assert not any(
         "long ago" in (node["deviceName"] or "") for node in names["loginSessions"]["nodes"]
@@ -140,6 +125,7 @@ async def test_the_feed_begins_after_what_was_swept(place: Place) -> None:
     started_early = EVENTS.replace("INSERT", "INSERT /* begun long before it wrote */")
     await do(place, started_early, id=owner_id, count=1, days=150)
     await do(place, EVENTS, id=owner_id, count=2, days=50)
+    await place.settled()
     before = (await anna.ask(FEED))["changes"]
     cursors = [node["cursor"] for node in before["nodes"]]
     kept = cursors[-2:]
@@ -172,6 +158,7 @@ async def test_a_feed_of_which_all_was_swept_goes_on(place: Place) -> None:
     anna = await sign_up(place.served)
     await do(place, "UPDATE audit_events SET created_at = now() - interval '1 year'")
     await until_settled(place)
+    await place.settled()
     last = (await anna.ask(FEED))["changes"]["latestCursor"]
     await sweeper(place).run()
     swept = (await anna.ask(FEED))["changes"]
@@ -180,7 +167,7 @@ async def test_a_feed_of_which_all_was_swept_goes_on(place: Place) -> None:
 
 
 async def test_everybody_is_looked_at_page_by_page(
-    place: Place, monkeypatch: pytest.MonkeyPatch, sent: list[str]
+    place: Place, monkeypatch: pytest.MonkeyPatch, statements: list[str]
 ) -> None:
     monkeypatch.setattr(retention, "OWNERS_AT_ONCE", 2)
     people = [owner_of(await sign_up(place.served)) for _ in range(5)]
@@ -189,7 +176,7 @@ async def test_everybody_is_looked_at_page_by_page(
     removed = await sweeper(place).run()
     assert removed is not None
     assert removed["audit_events"] == 5
-    assert sum("engram_owners_to_sweep" in sql for sql in sent) == 3
+    assert sum("engram_owners_to_sweep" in sql for sql in statements) == 3
 
 
 async def test_one_process_sweeps_at_a_time(place: Place) -> None:
