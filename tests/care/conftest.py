@@ -36,7 +36,7 @@ class Place:
         """Wait until the change feed shows everything: other databases of the server are busy."""
         told = sa.text("SELECT coalesce(max(xid) < engram_feed_horizon(), true) FROM audit_events")
         async with asyncio.timeout(30), self.admin.connect() as connection:
-            while not await connection.scalar(told):
+            while not await connection.scalar(told):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
