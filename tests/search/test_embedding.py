@@ -1,7 +1,9 @@
 """Texts are embedded in the background: each once, whatever fails meanwhile, whoever dies."""
 
 import asyncio
+import json
 import signal
+import sys
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -77,7 +79,7 @@ async def test_documents_and_messages_are_embedded(place: Place) -> None:
     )
     for content, dimensions, vector in stored:
         assert dimensions == 64
-        near = zip(eval(vector), embed(content, 64), strict=True)
+        near = zip(json.loads(vector), embed(content, 64), strict=True)
         assert all(abs(a - b) < 0.001 for a, b in near)
     (row,) = await place.rows('SELECT message_id, position, start, "end" FROM message_embeddings')
     assert row == (ids.decode(message)[1], 0, 0, 20)
@@ -294,8 +296,6 @@ async def main():
 
 asyncio.run(main())
 """
-    import sys
-
     for _ in range(2):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
         before = len(place.provider.asked)

@@ -4,13 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from db.engine import create_engine
+from db.session import Session
 from server.embedding import operator
 from server.embedding.operator import EmbeddingModelError
 from tests.mutations import done, refused, rules
 from tests.people import Person
-from tests.search.conftest import Place, until
+from tests.search.conftest import PATIENT, Place, until
+from tests.search.provider import embed
 from tests.search.test_embedding import nothing_left, write
 from tests.search.test_searching import search, titles
 
@@ -80,12 +83,7 @@ async def test_an_owner_may_choose_for_themselves(place: Place) -> None:
     await until(lambda: nothing_left(place))
     await place.run("INSERT INTO embedding_models VALUES ('bag-16', 16, 'building')")
     await write(one, "Another lamp")
-    place.provider.away = None
-
-    async def built() -> bool:
-        return await nothing_left(place)
-
-    await until(built)
+    await until(lambda: nothing_left(place))
     payload = await done(one, "activateEmbeddingModel", "modelId", modelId="bag-16")
     assert payload["modelId"] == "bag-16"
     assert (await search(one, "lamp"))["modelId"] == "bag-16"
@@ -144,12 +142,6 @@ async def test_the_index_brings_what_the_scan_brings(place: Place) -> None:
     await operator.build_index(owner, "bag-64")
     await owner.dispose()
     await place.run("ANALYZE")
-    from sqlalchemy import text
-
-    from db.session import Session
-    from tests.search.conftest import PATIENT
-    from tests.search.provider import embed
-
     find = text(
         "SELECT document_id, distance FROM engram_vector_chunks("
         "'bag-64', CAST(:vector AS halfvec), NULL, :size, :limit, :cost)"

@@ -1,12 +1,16 @@
 """Searches: by words, by meaning, by both; what is shown of hits, and whose they are."""
 
+import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from schema import ids
+from db.session import Session
+from tests.mutations import done
 from tests.people import Person
-from tests.search.conftest import Place, until
+from tests.search.conftest import PATIENT, Place, until
+from tests.search.provider import Answer
 from tests.search.test_embedding import nothing_left, say, write
 
 HITS = """
@@ -107,14 +111,14 @@ async def test_weights_and_the_constant_decide_what_counts(place: Place) -> None
 
 async def test_snippets_show_where_the_words_stand(place: Place) -> None:
     person = await place.person()
-    text = (
+    whole = (
         "Beginning of it. " * 60 + 'The <b>kitchen</b>, the "Kitchen" & the end. ' + "More. " * 90
     )
-    await write(person, text)
+    await write(person, whole)
     found = await search(person, "kitchen", mode="TEXT")
     (passage,) = found["nodes"][0]["passages"]
     snippet = passage["snippet"]
-    assert text[snippet["start"] : snippet["end"]] == snippet["text"]
+    assert whole[snippet["start"] : snippet["end"]] == snippet["text"]
     assert "".join(fragment["text"] for fragment in snippet["fragments"]) == snippet["text"]
     marked = [one["text"] for one in snippet["fragments"] if one["marked"]]
     assert marked == ["kitchen", "Kitchen"]
@@ -171,8 +175,6 @@ async def test_without_a_provider_words_alone_are_searched_and_it_says_so(place:
 
 
 async def test_a_provider_that_fails_does_not_fail_the_search(place: Place) -> None:
-    from tests.search.provider import Answer
-
     person = await fill(place)
     place.provider.away = Answer(503)
     asked = len(place.provider.asked)
@@ -203,11 +205,8 @@ async def test_a_provider_that_fails_does_not_fail_the_search(place: Place) -> N
     ],
 )
 async def test_what_cannot_be_searched_is_said(person: Person, given: Any, says: str) -> None:
-    answer = (
-        await person.execute(SEARCH, mode="TEXT", **given)
-        if "textWeight" not in given
-        else (await person.execute(SEARCH, **given))
-    )
+    mode = "HYBRID" if "textWeight" in given else "TEXT"
+    answer = await person.execute(SEARCH, mode=mode, **given)
     (error,) = answer["errors"]
     assert error["message"].startswith(says)
     code = "BAD_CURSOR" if "after" in given else "BAD_USER_INPUT"
@@ -234,8 +233,6 @@ async def test_a_stranger_is_in_no_hits_even_with_the_same_text(place: Place) ->
 
 
 async def test_what_is_deleted_is_not_found_until_it_is_restored(place: Place) -> None:
-    from tests.mutations import done
-
     person = await fill(place)
     found = await search(person, "kitchen", mode="HYBRID", vectorWeight=0)
     id = found["nodes"][0]["document"]["id"]
@@ -264,12 +261,6 @@ async def test_the_functions_take_the_owner_from_nobody_else(place: Place) -> No
     """Somebody who could run any SQL as the application still reads their own rows alone."""
     mine, theirs = await place.person(), await place.person()
     await write(theirs, "The lamp of a stranger")
-    assert ids
-    from sqlalchemy import text
-
-    from db.session import Session
-    from tests.search.conftest import PATIENT
-
     find = text("SELECT * FROM engram_text_chunks('lamp', NULL, 10)")
     for owner, count in ((mine.owner_id, 0), (theirs.owner_id, 1), (None, 0)):
         async with Session(place.engine, owner, PATIENT) as session:
@@ -277,8 +268,6 @@ async def test_the_functions_take_the_owner_from_nobody_else(place: Place) -> No
 
 
 async def test_no_field_holds_a_connection_while_the_query_is_embedded(place: Place) -> None:
-    import asyncio
-
     person = await fill(place)
     place.provider.gate = asyncio.Event()
     asked = len(place.provider.asked)
