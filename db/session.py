@@ -33,6 +33,7 @@ __all__ = [
     "Operation",
     "Recorder",
     "Session",
+    "SessionClosed",
     "SessionOptions",
     "StatementCancelled",
     "Transaction",
@@ -44,6 +45,10 @@ Operation = Literal["insert", "update", "delete", "restore"]
 Parameters = Mapping[str, object]
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+
+class SessionClosed(RuntimeError):
+    """Something was asked of a session after its end: the answer it was for has been given."""
 
 
 class StatementCancelled(Exception):
@@ -110,6 +115,7 @@ class Session:
         self._cancelled = False
         self._closed = False
         self._spent = False
+        self._failure: DBAPIError | None = None
         self._first: set[asyncio.Task[Any]] = set()
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.recorded = False
@@ -243,7 +249,7 @@ class Session:
             return False
         if self._open is not None and not self._open.leave():
             return False
-        self._open = None
+        self._open = self._failure = None
         self._spent = False
         return True
 
@@ -251,7 +257,7 @@ class Session:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise RuntimeError("The session is closed.")
+            raise SessionClosed("The session is closed.")
         if self._cancelled and not self._writing:
             raise StatementCancelled("The session was cancelled.")
 
@@ -262,6 +268,9 @@ class Session:
             if self._open is None and self._first:
                 await asyncio.wait(self._first)
             self._check_usable()
+            if self._failure is not None and self._open is not None:
+                # PostgreSQL would only say that the transaction is aborted, not why.
+                raise self._failure
             if self._spent:
                 raise RuntimeError("A statement that was to be alone was not.")
             arguments = statement.arguments(self._owner_id, parameters)
@@ -286,6 +295,7 @@ class Session:
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
+            self._failure = error
             raise
         except TimeoutError as error:
             raise StatementCancelled("The statement was stopped.") from error
@@ -350,7 +360,7 @@ class Session:
 
     async def _end(self, ending: str) -> str | None:
         """End what is open; None when nothing was, or when the connection was lost."""
-        current, self._open = self._open, None
+        current, self._open, self._failure = self._open, None, None
         return await current.end(ending) if current else None
 
 

@@ -14,7 +14,7 @@ from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList
 from graphql.pyutils import AwaitableOrValue, Path
 
-from db.session import DatabaseUnavailable, StatementCancelled
+from db.session import DatabaseUnavailable, SessionClosed, StatementCancelled
 from schema.planned import RowsPlan, Run
 from schema.planned_roots import Root
 from schema.plans import Plans, tell
@@ -55,6 +55,8 @@ class PlanningExecutor(Executor[Any]):
     async def _planned(self, root: Root, *field: Any) -> Any:
         try:
             return await root.load(self._run)
+        except SessionClosed:
+            raise  # nobody waits for it: another root field's error has made the answer null
         except Exception as error:
             tell(error, self.context_value.request_id)
             completed = super().execute_field(*field)
@@ -83,7 +85,7 @@ class PlanningExecutor(Executor[Any]):
     async def _planned_row(self, rows: RowsPlan, row: Row, *field: Any) -> dict[str, Any]:
         try:
             objects = await self._objects(rows, row)
-        except (DatabaseUnavailable, StatementCancelled):
+        except (DatabaseUnavailable, SessionClosed, StatementCancelled):
             raise
         except Exception as error:
             tell(error, self.context_value.request_id)

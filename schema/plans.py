@@ -103,8 +103,9 @@ class Plans:
             raise
         except Exception as error:
             tell(error, context.request_id)
-            # Whatever it was, graphql-core says it, at the right path; an aborted transaction
-            # would make it say more than that.
+            # Whatever it was, graphql-core says it, at the right path. An aborted transaction would
+            # make it say more than that, and plans of parts would say it of their whole part.
+            context.plans = None
             await context.renew()
             return None
 

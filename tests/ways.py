@@ -5,12 +5,11 @@ which leaves root fields and rows to their plans. PARTS skips the first step, as
 CORE is graphql-core alone.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from inspect import isawaitable
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +28,7 @@ from schema.context import Actor, Context
 from schema.executor import PlanningExecutor
 from schema.plan import Planner
 from schema.planned import Run
+from schema.planned_roots import PlannedQuery
 from schema.plans import Plans
 from tests.people import Person
 
@@ -55,22 +55,30 @@ class WatchedPlans(Plans):
     """Plans that tell how they failed: the server only tries another way."""
 
     failure: Exception | None = None
+    planned = False
+    """Whether there was a plan for the whole."""
 
     def _plan(self, values: VariableValues) -> Any:
         plan = super()._plan(values)
-        return None if plan is None else self._watched(plan.run)
+        self.planned = plan is not None
+        return None if plan is None else _Watched(plan, self)
 
-    def _watched(self, run: Callable[[Run], Awaitable[Any]]) -> Any:
-        async def watched(arguments: Run) -> Any:
-            try:
-                return await run(arguments)
-            except GraphQLError:
-                raise  # a wrong argument; graphql-core says so, if it comes to use it at all
-            except Exception as error:
-                self.failure = error
-                raise
 
-        return SimpleNamespace(run=watched)
+class _Watched:
+    """A plan whose failure is kept."""
+
+    def __init__(self, plan: PlannedQuery, plans: WatchedPlans) -> None:
+        self._inner, self._plans = plan, plans
+        self.single = plan.single
+
+    async def run(self, run: Run) -> Any:
+        try:
+            return await self._inner.run(run)
+        except GraphQLError:
+            raise  # a wrong argument; graphql-core says so, if it comes to use it at all
+        except Exception as error:
+            self._plans.failure = error
+            raise
 
 
 @cache
@@ -115,7 +123,7 @@ async def answer(
             outcome: Any = executor.execute_operation()
             result = await outcome if isawaitable(outcome) else outcome
             data, errors = result.data, result.errors or []
-            if way is Way.PLANNED and plans.failure is not None and not errors:
+            if way is Way.PLANNED and plans.planned and not errors:
                 raise AssertionError(f"the plan failed: {text}") from plans.failure
         rows = context.anonymous_session.rows
     # As the client reads it: values of jsonb columns are text until they are written.

@@ -36,8 +36,12 @@ def statement_bound(text: str, variables: Mapping[str, Any]) -> int:
     return _Reader(parse(text), variables).bound()
 
 
-def names_all_types(text: str, variables: Mapping[str, Any]) -> bool:
-    """Whether the document says of which types all rows of the answer are."""
+def names_all_statements(text: str, variables: Mapping[str, Any]) -> bool:
+    """Whether the document alone says which statements it needs, whatever the rows are.
+
+    It does not when it names no types of its rows, or reads the feed: only a page after which no
+    changes follow looks up where the feed ends.
+    """
     reader = _Reader(parse(text), variables)
     reader.bound()
     return not reader.is_open
@@ -52,7 +56,7 @@ class _Reader:
             one.name.value: one for one in definitions if isinstance(one, FragmentDefinitionNode)
         }
         self.is_open = False
-        """Whether there are rows whose types the document does not name."""
+        """Whether what is found decides which statements follow."""
         (self._operation,) = (
             one for one in definitions if isinstance(one, OperationDefinitionNode)
         )
@@ -83,6 +87,7 @@ class _Reader:
             return len(types) + sum(self._selected(one, sets) for one in types)
         # A search reads the query before it looks for it, the feed where it ends.
         before = int(inner.name.endswith(("HitConnection", "ChangeConnection")))
+        self.is_open |= inner.name == "ChangeConnection"
         return before + int(not is_plumbing(type_)) + self._selected(inner, sets)
 
     def _named_types(self, node: FieldNode) -> list[Any]:

@@ -16,6 +16,7 @@ from db.connection import OpenTransaction
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
 from db.models import metadata
+from db.prepared import Parameters, PreparedSelect
 from db.repositories.journal import (
     Position,
     events_page,
@@ -138,6 +139,13 @@ async def explained(server: EmbeddedServer) -> AsyncIterator[Explained]:
     person = Person(owner.owner_id, owner.rows["workers"][0]["id"], services(engine))
     found = Explained(person, owner.rows, admin)
     original = OpenTransaction.fetch
+    alone = Session.fetch
+
+    async def together(
+        self: Session, statement: PreparedSelect, parameters: Parameters, **_: bool
+    ) -> Sequence[Any]:
+        # What explains a statement runs beside it, under the same settings.
+        return await alone(self, statement, parameters)
 
     async def fetch(self: OpenTransaction, sql: str, arguments: Sequence[object]) -> Sequence[Any]:
         explain = "EXPLAIN (ANALYZE, FORMAT JSON) "
@@ -153,10 +161,12 @@ async def explained(server: EmbeddedServer) -> AsyncIterator[Explained]:
         return await original(self, sql, arguments)
 
     OpenTransaction.fetch = fetch  # type: ignore[method-assign]  # put back below
+    Session.fetch = together  # type: ignore[method-assign]  # likewise
     try:
         yield found
     finally:
         OpenTransaction.fetch = original  # type: ignore[method-assign]  # as it was
+        Session.fetch = alone  # type: ignore[method-assign]  # likewise
         await engine.dispose()
         await admin.dispose()
 
