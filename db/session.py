@@ -268,9 +268,6 @@ class Session:
             if self._open is None and self._first:
                 await asyncio.wait(self._first)
             self._check_usable()
-            if self._failure is not None and self._open is not None:
-                # PostgreSQL would only say that the transaction is aborted, not why.
-                raise self._failure
             if self._spent:
                 raise RuntimeError("A statement that was to be alone was not.")
             arguments = statement.arguments(self._owner_id, parameters)
@@ -293,8 +290,11 @@ class Session:
             records = await opened.fetch(sql, arguments)
             rows = len(records)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == "57014":
+            state = getattr(error.orig, "sqlstate", None)
+            if state == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
+            if state == "25P02" and self._failure is not None:
+                raise self._failure from None  # not that the transaction is aborted, but why
             self._failure = error
             raise
         except TimeoutError as error:
