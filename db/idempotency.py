@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, and_, delete, func, update
+from sqlalchemy import Row, and_, bindparam, delete, func, update
 from sqlalchemy.dialects.postgresql import insert
 
 from db import scope
@@ -21,6 +21,45 @@ LIFETIME = timedelta(days=1)
 """How long an answer is kept at least, as clients are told."""
 
 _KEYS = IdempotencyKey.__table__
+
+
+_NAMED = and_(
+    _KEYS.c.owner_id == scope.OWNER,
+    _KEYS.c.operation == bindparam("operation"),
+    _KEYS.c.key == bindparam("key"),
+)
+_GIVEN = {
+    "request_sha256": bindparam("request_sha256", type_=_KEYS.c.request_sha256.type),
+    "expires_at": bindparam("expires_at", type_=_KEYS.c.expires_at.type),
+}
+_EXPIRED = delete(_KEYS).where(
+    _KEYS.c.owner_id == scope.OWNER,
+    _KEYS.c.expires_at < func.now(),
+    ~and_(_KEYS.c.operation == bindparam("operation"), _KEYS.c.key == bindparam("key")),
+)
+_CLAIM = (
+    insert(_KEYS)
+    .values(owner_id=scope.OWNER, operation=bindparam("operation"), key=bindparam("key"), **_GIVEN)
+    .on_conflict_do_update(
+        index_elements=["owner_id", "operation", "key"],
+        set_={**_GIVEN, "response": None, "secrets_hash": None},
+        where=_KEYS.c.expires_at < func.now(),
+    )
+    .returning(_KEYS.c.id)
+    .add_cte(_EXPIRED.cte("expired"))
+)
+_KEPT = scope.readable(_KEYS, _KEYS.c.request_sha256, _KEYS.c.response, _KEYS.c.secrets_hash).where(
+    _KEYS.c.operation == bindparam("operation"), _KEYS.c.key == bindparam("key")
+)
+_RECALL = _KEPT.where(_KEYS.c.expires_at >= func.now())
+_KEEP = (
+    update(_KEYS)
+    .where(_NAMED)
+    .values(
+        response=bindparam("response", type_=_KEYS.c.response.type),
+        secrets_hash=bindparam("kept_secrets_hash", type_=_KEYS.c.secrets_hash.type),
+    )
+)
 
 
 class Answer(NamedTuple):
@@ -44,36 +83,12 @@ async def claim(
     Raises:
         KeyReused: another request has it.
     """
-    expires_at = datetime.now(UTC) + lifetime
-    expired = delete(_KEYS).where(
-        _KEYS.c.owner_id == scope.OWNER,
-        _KEYS.c.expires_at < func.now(),
-        ~and_(_KEYS.c.operation == operation, _KEYS.c.key == key),
-    )
-    claiming = insert(_KEYS).values(
-        owner_id=scope.OWNER,
-        operation=operation,
-        key=key,
-        request_sha256=request_sha256,
-        expires_at=expires_at,
-    )
-    claimed = await session.execute(
-        claiming.on_conflict_do_update(
-            index_elements=["owner_id", "operation", "key"],
-            set_={
-                "request_sha256": request_sha256,
-                "response": None,
-                "secrets_hash": None,
-                "expires_at": expires_at,
-            },
-            where=_KEYS.c.expires_at < func.now(),
-        )
-        .returning(_KEYS.c.id)
-        .add_cte(expired.cte("expired"))
-    )
+    names = {"operation": operation, "key": key}
+    given = {"request_sha256": request_sha256, "expires_at": datetime.now(UTC) + lifetime}
+    claimed = await session.execute(_CLAIM, {**names, **given})
     if claimed:
         return None
-    found = (await session.execute(_kept(operation, key)))[0]
+    found = (await session.execute(_KEPT, names))[0]
     return _answer(found, request_sha256).response
 
 
@@ -85,13 +100,8 @@ async def recall(
     Raises:
         KeyReused: another request has it.
     """
-    rows = await session.execute(_kept(operation, key).where(_KEYS.c.expires_at >= func.now()))
+    rows = await session.execute(_RECALL, {"operation": operation, "key": key})
     return _answer(rows[0], request_sha256) if rows else None
-
-
-def _kept(operation: str, key: str) -> Select[*tuple[Any, ...]]:
-    columns = (_KEYS.c.request_sha256, _KEYS.c.response, _KEYS.c.secrets_hash)
-    return scope.readable(_KEYS, *columns).where(_KEYS.c.operation == operation, _KEYS.c.key == key)
 
 
 def _answer(found: Row[*tuple[Any, ...]], request_sha256: bytes) -> Answer:
@@ -113,8 +123,6 @@ async def keep(
     `secrets_hash` tells a later caller's secrets from those that were asked with, which are in no
     fingerprint: as slow to guess from as any password's hash.
     """
-    await session.execute(
-        update(_KEYS)
-        .where(_KEYS.c.owner_id == scope.OWNER, _KEYS.c.operation == operation, _KEYS.c.key == key)
-        .values(response=dict(response), secrets_hash=secrets_hash)
-    )
+    names = {"operation": operation, "key": key}
+    kept = {"response": dict(response), "kept_secrets_hash": secrets_hash}
+    await session.execute(_KEEP, {**names, **kept})
