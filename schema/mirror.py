@@ -12,7 +12,7 @@ they refer to each other in circles.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -111,11 +111,13 @@ class Mirror:
 
 MIRRORS: dict[type[Base], Mirror] = {}
 """Every mirrored table, in the order of declaration."""
+_BY_KEY: dict[str, Mirror] = {}
+_BY_TABLE: dict[Table, Mirror] = {}
 
 
-def by_key() -> dict[str, Mirror]:
+def by_key() -> Mapping[str, Mirror]:
     """The mirrors by the prefix of their ids."""
-    return {mirrored.key: mirrored for mirrored in MIRRORS.values()}
+    return _BY_KEY
 
 
 def referred(model: type[Base], name: str) -> Mirror:
@@ -134,10 +136,10 @@ def by_table(table: Table) -> Mirror:
     Raises:
         LookupError: the table is not served.
     """
-    for mirrored in MIRRORS.values():
-        if mirrored.table is table:
-            return mirrored
-    raise LookupError(f"No GraphQL type mirrors the table {table.name}.")
+    try:
+        return _BY_TABLE[table]
+    except KeyError:
+        raise LookupError(f"No GraphQL type mirrors the table {table.name}.") from None
 
 
 def mirror(
@@ -151,7 +153,7 @@ def mirror(
     """Declare the GraphQL type of a table. A `-` in `default_order` means descending."""
 
     def declare(cls: T) -> T:
-        MIRRORS[model] = Mirror(
+        mirrored = Mirror(
             model=model,
             cls=cls,
             private=frozenset(private),
@@ -161,6 +163,7 @@ def mirror(
             ),
             access=access,
         )
+        MIRRORS[model] = _BY_KEY[mirrored.key] = _BY_TABLE[mirrored.table] = mirrored
         return cls
 
     return declare
