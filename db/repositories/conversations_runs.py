@@ -95,7 +95,7 @@ async def append_all(session: Session, places: Sequence[Place]) -> list[str]:
 
 
 async def append(session: Session, id: UUID, epoch: int, deltas: Sequence[Delta]) -> None:
-    """Store deltas in the transaction of what else is written of a run. Raises Fenced."""
+    """Store deltas in a transaction that has locked the generation by a write. Raises Fenced."""
     owner_id = session.owner_id
     assert owner_id is not None, "a run is somebody's"
     outcomes = await append_all(session, [Place(owner_id, id, epoch, one) for one in deltas])
@@ -123,12 +123,17 @@ async def hold(session: Session, id: UUID, epoch: int, lease: timedelta) -> None
         raise Fenced
 
 
-async def finish(session: Session, id: UUID, epoch: int, outcome: Outcome) -> None:
-    """End a run. Raises Fenced."""
+async def finish(
+    session: Session, id: UUID, epoch: int, outcome: Outcome, deltas: Sequence[Delta] = ()
+) -> None:
+    """End a run with the last of its deltas. Raises Fenced."""
     statement = readable(GENERATIONS, *shown(GENERATIONS)).where(GENERATIONS.c.id == id, _of(epoch))
+    # Waits for whoever has it locked, as deltas by themselves do not: a heartbeat is no fence.
     rows = await session.execute(statement.with_for_update(key_share=True))
     if not rows:
         raise Fenced
+    if deltas:
+        await append(session, id, epoch, deltas)
     await end(session, rows[0], outcome.status, outcome.facts, outcome.parts)
 
 

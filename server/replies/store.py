@@ -108,13 +108,9 @@ class Store:
 
     async def finish(self, job: Job, deltas: Sequence[Delta], outcome: Outcome) -> None:
         """Store the last deltas and end a job. Raises Fenced."""
-
-        async def work(session: Session) -> None:
-            if deltas:
-                await runs.append(session, job.id, job.epoch, deltas)
-            await runs.finish(session, job.id, job.epoch, outcome)
-
-        await self._written(job, work)
+        await self._written(
+            job, lambda session: runs.finish(session, job.id, job.epoch, outcome, deltas)
+        )
 
     async def abandoned(self, most: int = 100) -> list[tuple[UUID, UUID]]:
         """Owners and ids of jobs whose lease has expired."""

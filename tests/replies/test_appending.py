@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,15 +13,20 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.models.conversations import MessageStatus
-from db.models.conversations_generations import DeltaKind
+from db.models.conversations_generations import DeltaKind, Generation
 from db.repositories import conversations_runs as runs
-from db.repositories.conversations_generations import follow, stop_generation
+from db.repositories.conversations_generations import Lease, follow, stop_generation
 from db.repositories.conversations_runs import Delta, Fenced, Outcome, Place
+from db.scope import readable
+from db.session import SessionOptions
 from schema import ids
+from server.replies.store import Job, Store
 from tests.conftest import NewPerson, OpenSession
 from tests.conversations.talks import start
 from tests.mutations import done
 from tests.people import Person
+
+GENERATIONS = Generation.__table__
 
 
 async def ask(person: Person) -> UUID:
@@ -89,6 +95,33 @@ async def test_who_is_locked_keeps_nobody_waiting(
         await stop_generation(stopping, hers)
         assert await append(open_session, places) == ["busy", "stored"]
     assert await append(open_session, places) == ["fenced", "stored"]
+
+
+async def test_the_end_waits_for_who_has_locked_it(
+    person: Person, engine: AsyncEngine, open_session: OpenSession
+) -> None:
+    id = await ask(person)
+    looking = open_session(person.owner_id)
+    [row] = await looking.execute(readable(GENERATIONS).where(GENERATIONS.c.id == id))
+    await looking.end_snapshot()
+    store = Store(engine, SessionOptions(), Lease(uuid4(), timedelta(seconds=5)), at_once=2)
+    job, outcome = Job.of(row), Outcome(MessageStatus.COMPLETE)
+    holding = open_session(person.owner_id)
+    async with holding.transaction():
+        await runs.hold(holding, id, 1, timedelta(seconds=5))
+        ending = asyncio.create_task(
+            store.finish(job, [Delta(1, DeltaKind.TEXT, "the last words")], outcome)
+        )
+        await asyncio.wait({ending}, timeout=0.2)
+        assert not ending.done(), "who says that it is alive does not end it"
+    await ending
+    shown: Any = await person.ask(
+        "query($id: ID!) { node(id: $id) { ... on Generation { status"
+        " assistantMessage { status content } } } }",
+        id=ids.encode("generation", id),
+    )
+    message = {"status": "COMPLETE", "content": "the last words"}
+    assert shown["node"] == {"status": "COMPLETE", "assistantMessage": message}
 
 
 async def test_a_run_goes_on_in_its_own_name(
