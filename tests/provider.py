@@ -17,10 +17,12 @@ What it does is in the name of the model that is asked, so that any client can c
     ends-N             N words, then the answer ends without having ended
     hangs-N            N words, then nothing more
     silent             not even headers
-    malformed          three words, then what is no JSON;  malformed-shape: JSON of another shape
+    malformed          three words, then what is no JSON;  malformed-shape: JSON of another shape;
+                       malformed-number: a number that is too large
     fails              three words, then an error in the stream
     cut                says that it had to stop at the limit
     odd                characters that cannot be stored, and halves of one in two pieces
+    halves             the same with time between the halves, in the reason to end and the usage too
 
 In a test it runs beside it, on the same loop: `async with providing() as provider`. Alone:
 `PORT=8001 python -m tests.provider`.
@@ -206,6 +208,8 @@ class FakeProvider:
                     yield {"content": word(number)}, None
                 if name == "fails":
                     yield b'{"error": {"message": "out of memory", "type": "server_error"}}', None
+                elif rest == "number":
+                    yield b'{"choices": [{"delta": {"tool_calls": [{"index": 1e999}]}}]}', None
                 elif rest:
                     yield b'{"choices": [{"delta": {"content": 5}}]}', None
                 else:
@@ -217,6 +221,13 @@ class FakeProvider:
             case "odd":
                 for piece in ("a\0b", "\ud83d", "\ude00", "\udfff", "!"):
                     yield {"content": piece}, None
+            case "halves":
+                for piece in ("a", "b\ud83d", "\ude00c", "\ud83d"):
+                    yield {"content": piece}, None
+                    await asyncio.sleep(0.4)
+                yield {}, "st\0p\ud83d"
+                yield b'{"choices": [], "usage": {"prompt_tokens": null}}', None
+                return
             case _:
                 for piece in f"You said: {asked.last}".split(" "):
                     yield {"content": f"{piece} "}, None

@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -163,7 +164,7 @@ class Provider:
             except httpx2.HTTPError:
                 if not ended:
                     raise _broken() from None
-            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
                 message = "The provider sent something that is not of the protocol."
                 raise ProviderError("malformed", message) from None
             if not ended:
@@ -280,7 +281,7 @@ def _tool(name: str, about: Any) -> dict[str, Any]:
 def _pieces(chunk: Any) -> list[Piece]:
     """What a chunk says.
 
-    Raises ValueError, TypeError, LookupError or AttributeError when it is none.
+    Raises ValueError, TypeError, LookupError, AttributeError or OverflowError when it is none.
     """
     pieces: list[Piece] = []
     for choice in chunk.get("choices") or ():
@@ -295,18 +296,20 @@ def _pieces(chunk: Any) -> list[Piece]:
             function = call.get("function") or {}
             pieces.append(
                 ToolCall(
-                    int(call.get("index", number)),
+                    number if call.get("index") is None else int(call["index"]),
                     _text(call.get("id") or ""),
                     _text(function.get("name") or ""),
                     _text(function.get("arguments") or ""),
                 )
             )
         if choice.get("finish_reason"):
-            pieces.append(End(_text(choice["finish_reason"])[:64]))
+            pieces.append(End(clean(_text(choice["finish_reason"]))[:64]))
     usage = chunk.get("usage")
     if usage:
-        read, wrote = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-        pieces.append(Usage(_count(read), _count(wrote)))
+        # A reply that is whole does not fail as its price is not known.
+        with suppress(ValueError, TypeError, LookupError, OverflowError):
+            read, wrote = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            pieces.append(Usage(_count(read), _count(wrote)))
     return pieces
 
 

@@ -235,7 +235,9 @@ class Run:
             if reader.done() or self.fenced:
                 return
             begun = self._begun() if not self._seq else None
-            deltas = self._taken()
+            deltas = self._taken(whole=False)
+            if not deltas:
+                continue
             await self._store.append(self.job, deltas, begun)
             self._wrote_at = time.monotonic()
             self._stored(deltas)
@@ -244,21 +246,29 @@ class Run:
         assert self._prompt is not None
         return {"context": self._prompt.context}
 
-    def _taken(self) -> list[Delta]:
-        """What has gathered, as deltas: neighbours of one kind are one."""
+    def _taken(self, *, whole: bool = True) -> list[Delta]:
+        """What has gathered, as deltas: neighbours of one kind are one.
+
+        Unless it is the whole, half of a character waits for its other half.
+        """
         joined: list[tuple[DeltaKind, list[str]]] = []
         for kind, text in self._waiting:
             if not joined or joined[-1][0] != kind:
                 joined.append((kind, []))
             joined[-1][1].append(text)
         self._waiting = []
-        self._waiting_chars = 0
+        if joined and not whole and "\ud800" <= joined[-1][1][-1][-1] <= "\udbff":
+            kind, texts = joined[-1]
+            self._waiting = [(kind, texts[-1][-1])]
+            texts[-1] = texts[-1][:-1]
+        self._waiting_chars = len(self._waiting)
         self._due.clear()
         self._room.set()
         deltas = []
         for kind, texts in joined:
-            self._seq += 1
-            deltas.append(Delta(self._seq, kind, clean("".join(texts))))
+            if text := clean("".join(texts)):
+                self._seq += 1
+                deltas.append(Delta(self._seq, kind, text))
         return deltas
 
     # Ending.

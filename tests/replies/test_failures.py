@@ -29,6 +29,7 @@ FAILURES = [
     ("silent", "timeout", "", None),
     ("malformed", "malformed", words(3), None),
     ("malformed-shape", "malformed", words(3), None),
+    ("malformed-number", "malformed", words(3), None),
     ("fails", "provider_error", words(3), None),
 ]
 
@@ -102,6 +103,14 @@ async def test_what_cannot_be_stored_is_replaced(someone: Someone) -> None:
     assert content.startswith("a�b")
     assert content.endswith("�!")
     assert "\0" not in content
+
+
+async def test_halves_of_a_character_meet_however_late_the_second_comes(
+    someone: Someone,
+) -> None:
+    found = await ended(someone, (await sent(someone, fresh(), "halves"))["generation"]["id"])
+    assert found["assistantMessage"]["content"] == "ab😀c�"
+    assert (found["status"], found["finishReason"]) == ("COMPLETE", "st�p�")
 
 
 async def test_a_silent_provider_can_be_stopped(
