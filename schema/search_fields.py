@@ -39,7 +39,10 @@ DEFAULT_WINDOW = 100
 MAX_WEIGHT = 1_000.0
 SEEN_BYTES = 6
 """Of the random end of an id: two of 500 are the same once in two billion searches."""
-MAX_CURSOR_CHARS = 8_000
+MAX_SEEN = 4 * MAX_WINDOW
+"""Hits that a cursor knows: those of two full windows, and as many that went between the pages."""
+MAX_CURSOR_CHARS = MAX_SEEN * SEEN_BYTES * 2
+"""Base64 of base64, which is 16/9 as long, and the signature."""
 
 
 @strawberry.enum(description="How to look for something.")

@@ -77,13 +77,13 @@ class Provider:
             raise EmbeddingFailed("The provider cannot be reached.") from None
         except openai.APIError as error:
             raise self._failure(error) from None
-        except (httpx2.HTTPError, ValueError):
+        except (httpx2.HTTPError, ValueError, RecursionError):
             raise EmbeddingFailed("The provider sent something that is no answer.") from None
         try:
             ordered = sorted(answer["data"], key=lambda one: int(one["index"]))
             vectors = [[float(number) for number in one["embedding"]] for one in ordered]
             numbers = [int(one["index"]) for one in ordered]
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise EmbeddingFailed("The provider sent something that is no answer.") from None
         if numbers != list(range(len(texts))):
             raise EmbeddingFailed("The provider did not send one embedding for each text.")

@@ -189,6 +189,10 @@ class Embeddings:
                 failures += 1
                 pause = min(self.options.poll_seconds * 2**failures, LONGEST_PAUSE_SECONDS)
                 log.warning("embedding_interrupted", error=type(error).__name__)
+            except Exception:
+                failures += 1
+                pause = LONGEST_PAUSE_SECONDS
+                log.exception("embedding_broken")
             await asyncio.sleep(pause)
 
 

@@ -164,7 +164,14 @@ class Provider:
             except httpx2.HTTPError:
                 if not ended:
                     raise _broken() from None
-            except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
+            except (
+                ValueError,
+                TypeError,
+                LookupError,
+                AttributeError,
+                OverflowError,
+                RecursionError,
+            ):
                 message = "The provider sent something that is not of the protocol."
                 raise ProviderError("malformed", message) from None
             if not ended:

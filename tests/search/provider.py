@@ -66,6 +66,8 @@ class FakeEmbeddings:
     """What it gives, whatever the model should."""
     gate: asyncio.Event | None = None
     """Until it is set, nobody is answered."""
+    nonsense: bytes | None = None
+    """What everybody gets as the body of a good answer."""
     away: Answer | None = None
     """What everybody gets."""
 
@@ -90,7 +92,10 @@ class FakeEmbeddings:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         raw.append((b"content-type", b"application/json"))
         await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+        written = json.dumps(answer).encode()
+        if status == 200 and self.nonsense is not None:
+            written = self.nonsense
+        await send({"type": "http.response.body", "body": written})
 
     async def _answer(
         self, scope: Scope, body: dict[str, Any]

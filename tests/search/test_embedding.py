@@ -23,6 +23,8 @@ from tests.search.provider import Answer, embed
 STATUS = """query($id: ID!) { document(id: $id) {
     embedding { modelId status chunkCount embeddedCount attempts error runAfter } } }"""
 
+SEARCH = "query($query: String!) { searchDocuments(query: $query) { totalCount limitedBy } }"
+
 
 def paragraphs(*numbers: int) -> str:
     return "\n\n".join(f"Paragraph {n}. " + f"About the matter {n}. " * 40 for n in numbers)
@@ -166,6 +168,36 @@ async def test_what_fails_is_tried_again(place: Place, answer: Answer) -> None:
     place.open(dimensions=64)
     await ready(person, id)
     assert not place.provider.answers
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"<html>",
+        b"null",
+        b'{"data": null}',
+        b'{"data": [{"index": 0, "embedding": [NaN]}]}',
+        b'{"data": [{"index": 1e999, "embedding": [1]}]}',
+        b'{"data": [{"index": 0, "embedding": [1' + b"0" * 400 + b"]}]}",
+        b"[" * 100_000 + b"]" * 100_000,
+    ],
+    ids=lambda body: body[:24].decode(),
+)
+async def test_no_nonsense_ends_the_work(place: Place, nonsense: bytes) -> None:
+    person = await place.person()
+    id = await write(person, paragraphs(1, 2))
+    place.provider.nonsense = nonsense
+    place.open(dimensions=64)
+
+    async def refused() -> bool:
+        return bool(((await status(person, id)) or {}).get("attempts"))
+
+    await until(refused)
+    found = (await person.ask(SEARCH, query="matter"))["searchDocuments"]
+    assert (found["totalCount"], found["limitedBy"]) == (1, "PROVIDER_FAILED")
+    place.provider.nonsense = None
+    await place.run("UPDATE embedding_jobs SET run_after = now()")
+    await ready(person, id)
 
 
 async def test_a_text_that_is_refused_does_not_hold_up_the_others(place: Place) -> None:

@@ -1,8 +1,12 @@
 """Pages of hits: none twice, none passed over, whatever is written meanwhile."""
 
+import base64
+import json
+import os
 import random
 from typing import Any
 
+from schema.search_fields import MAX_WINDOW, SEEN_BYTES, _cursor
 from tests.mutations import done
 from tests.people import Person
 from tests.search.conftest import Place, until
@@ -69,6 +73,17 @@ async def test_what_happens_between_pages_repeats_and_hides_nothing(place: Place
         found = await pages(person, 5, meanwhile, mode=mode)
         assert len(found) == len(set(found))
         assert kept <= set(found)
+
+
+async def test_the_last_cursor_of_the_largest_search_is_good(place: Place) -> None:
+    person = await place.person(place.embeddings(model=None))
+    await lamps(place, person, 1)
+    page = await search(person, "lamp", first=1)
+    signature = json.loads(base64.urlsafe_b64decode(page["pageInfo"]["endCursor"] + "=="))[0]
+    # Both windows full, and not one hit in both.
+    after = _cursor(signature, os.urandom(SEEN_BYTES * 2 * MAX_WINDOW))
+    found = await search(person, "lamp", first=1, after=after)
+    assert len(found["nodes"]) == 1, "what the cursor does not know is shown"
 
 
 async def test_a_cursor_is_of_one_search(place: Place) -> None:
