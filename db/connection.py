@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.lsn import NOWHERE, read_lsn
 from db.pipeline import Ahead, Pipeline
 from db.pool import check_in, check_in_now, check_out, throw_away
 
@@ -30,6 +32,13 @@ DRIVER_ERRORS = (
 )
 PROVEN = "proven"
 ALONE = "BEGIN READ ONLY"
+# A place behind the commit before it.
+LOCATE = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text"
+# Fails unless it runs on a standby that has replayed so much.
+REPLAYED = (
+    "SELECT 1/coalesce(pg_catalog.pg_is_in_recovery()"
+    " AND pg_catalog.pg_last_wal_replay_lsn()>={}::text::pg_lsn,false)::int"
+)
 T = TypeVar("T")
 
 
@@ -46,12 +55,19 @@ class Opening:
     names: tuple[str, ...]
     """Settings, for the transaction alone."""
     values: tuple[str, ...]
+    replayed: str | None = None
+    """What a standby must have replayed, or nothing is asked of it; None on a primary."""
 
     @property
     def ahead(self) -> Ahead:
         """As statements ahead of the first one."""
         settings = (_setting(self.names), self.values)
-        return (settings,) if self.begin is None else ((self.begin, ()), settings)
+        opening = (settings,) if self.begin is None else ((self.begin, ()), settings)
+        if self.replayed is None:
+            return opening
+        # In a transaction of its own: a snapshot from before the answer might lack what it says.
+        proof = (REPLAYED.format("$1"), (self.replayed,))
+        return ((ALONE, ()), proof, ("COMMIT", ()), *opening)
 
     @property
     def script(self) -> str:
@@ -61,7 +77,10 @@ class Opening:
             f"SELECT set_config('{name}','{value}',true)"
             for name, value in zip(self.names, quoted, strict=True)
         )
-        return ";".join([self.begin or ALONE, *settings])
+        proof: tuple[str, ...] = ()
+        if self.replayed is not None:
+            proof = (ALONE, REPLAYED.format(f"'{self.replayed}'"), "COMMIT")
+        return ";".join([*proof, self.begin or ALONE, *settings])
 
 
 @lru_cache
@@ -88,6 +107,8 @@ class OpenTransaction:
         """Whether a statement was asked for."""
         self.begun = False
         """Whether a statement was answered."""
+        self.lsn = NOWHERE
+        """Where the commit stands in the WAL, or a place behind it; NOWHERE if it is not known."""
 
     @property
     def lost(self) -> bool:
@@ -99,7 +120,8 @@ class OpenTransaction:
 
         A pooled connection may have died while it was idle. Until the first statement has been
         answered nothing is done that would last, so it is thrown away and the next one taken;
-        only the failure of a new connection is the caller's problem.
+        only the failure of a new connection is the caller's problem. Of a standby any is: the
+        caller has somebody else to ask.
         Raises DatabaseUnavailable, DBAPIError, TimeoutError.
         """
         self.used = True
@@ -108,7 +130,9 @@ class OpenTransaction:
                 if self.begun:
                     raise DatabaseUnavailable("The connection was lost.")
                 await self._check_out()
-            replaceable = not self.begun and PROVEN in self._fairy.info
+            replaceable = (
+                not self.begun and PROVEN in self._fairy.info and self._opening.replayed is None
+            )
             try:
                 self._sound = False
                 records = await self._run(sql, arguments)
@@ -139,6 +163,11 @@ class OpenTransaction:
         if self._cancelling is not None:
             await asyncio.wait({self._cancelling})
 
+    def abandon(self) -> None:
+        """Break the connection off, as nobody answers on it; whoever waits for that is told."""
+        if self._driver is not None:
+            self._driver.terminate()
+
     def leave(self) -> bool:
         """End a snapshot at once, if nothing stands in the way of giving its connection back."""
         if self._fairy is None:
@@ -153,10 +182,11 @@ class OpenTransaction:
         self._fairy = self._driver = None
         return True
 
-    async def end(self, ending: str) -> str | None:
+    async def end(self, ending: str, *, locate: bool = False) -> str | None:
         """Run the last statements and give the connection back; a broken one is thrown away.
 
-        Returns PostgreSQL's answer, None when there was no connection to ask. Raises DBAPIError.
+        With `locate`, `lsn` tells after a commit where it stands. Returns PostgreSQL's answer, None
+        when there was no connection to ask. Raises DBAPIError.
         """
         if self._fairy is None:
             return None
@@ -168,6 +198,8 @@ class OpenTransaction:
                 return None
             if self._settled and not (self._pipeline is not None and self._pipeline.preparing):
                 return ""
+            if locate:
+                return await self._commit(ending)
             return str(await self._driver.execute(ending))
         except DRIVER_ERRORS as error:
             if self._is_disconnect(error):
@@ -175,6 +207,25 @@ class OpenTransaction:
             raise _translated(self._dialect, error) from error
         finally:
             await self._give_back()
+
+    async def _commit(self, ending: str) -> str | None:
+        """Commit, and find out where that stands: in the same trip, if there is a pipeline.
+
+        Whatever fails after the commit does not undo it.
+        """
+        if self._pipeline is None:
+            status = str(await self._driver.execute(ending))
+            with suppress(*DRIVER_ERRORS):
+                self.lsn = read_lsn(await self._driver.fetchval(LOCATE))
+            return status
+        with self._pipeline.overhear() as heard:
+            try:
+                await self._driver.execute(f"{ending};{LOCATE}")
+            except DRIVER_ERRORS:
+                if heard.ending is None:
+                    raise
+        self.lsn = NOWHERE if heard.value is None else read_lsn(heard.value)
+        return heard.ending
 
     async def _check_out(self) -> None:
         try:

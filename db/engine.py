@@ -120,6 +120,7 @@ def create_engine(
     pooler: Pooler = "session",
     pool_size: int = 10,
     pool_timeout_seconds: float = 5.0,
+    connect_timeout_seconds: int = 10,
     command_timeout_seconds: float = 60.0,
     pooled: bool = True,
     authority: str | None = None,
@@ -133,7 +134,7 @@ def create_engine(
     """
     target = read_url(text, pooler=pooler, authority=authority, name=name)
     arguments: dict[str, Any] = {
-        "timeout": 10,
+        "timeout": connect_timeout_seconds,
         # a peer that vanished without a word must not hold a request for ever
         "command_timeout": command_timeout_seconds,
         **target.connect_args,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 from uuid import UUID, uuid4
@@ -79,6 +79,8 @@ class Listener:
         self._connected = asyncio.Event()
         self._ping = ""
         self._heard = asyncio.Event()
+        self.on_change: Callable[[UUID | None], None] = lambda owner_id: None
+        """Told whose rows have changed, before anybody else; None if it may be anybody's."""
 
     @property
     def connected(self) -> bool:
@@ -230,6 +232,7 @@ class Listener:
         except (AttributeError, KeyError, TypeError, ValueError):
             log.warning("unreadable_notice")
             return
+        self.on_change(owner_id)
         if change is not None:
             self._tell(topic, change)
         self._wake(owner_id)
@@ -249,6 +252,7 @@ class Listener:
 
     def _tell_all(self) -> None:
         """There may be a gap."""
+        self.on_change(None)
         self._forget_gone()
         for topic in list(self._subscriptions):
             self._tell(topic, Change(GAP))

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
 import asyncpg
 from asyncpg.protocol import Protocol
 
-__all__ = ["Ahead", "Pipeline", "connect"]
+__all__ = ["Ahead", "Heard", "Pipeline", "connect"]
 
 PREPARED = 128
 """Statements that a connection keeps prepared."""
@@ -30,7 +31,9 @@ LARGEST_PREPARED = 15 * 1024
 HEADER = Struct(">cI")
 SYNC = b"S\0\0\0\4"
 ROLLBACK = b"Q\0\0\0\rROLLBACK\0"
-COMMAND_COMPLETE, ERROR, READY = ord("C"), ord("E"), ord("Z")
+COMMAND_COMPLETE, DATA_ROW, ERROR, READY = ord("C"), ord("D"), ord("E"), ord("Z")
+ENDINGS = ("COMMIT", "ROLLBACK")
+"""What PostgreSQL says to the end of a transaction."""
 ASYNCHRONOUS = frozenset(b"ANS")
 """Notifications, notices and parameter changes: not part of an answer, and the driver's to read."""
 
@@ -107,11 +110,47 @@ class Pipeline:
         self._outgoing.write_past(ROLLBACK)
         self.ended = True
 
+    @contextmanager
+    def overhear(self) -> Iterator[Heard]:
+        """What the server answers to a script of the driver's, which keeps its last word alone."""
+        heard = Heard()
+        self._outgoing.tap(heard.hear)
+        try:
+            yield heard
+        finally:
+            self._outgoing.tap(None)
+
     def take_back(self) -> None:
         """Forget what was put ahead and has not left, because the driver wrote nothing."""
         if not self._outgoing.holds:
             self.preparing = False  # the Sync has left with the rest
         self._outgoing.hold(b"", 0)
+
+
+class Heard:
+    """How a transaction ended, and the text that was asked for behind its end."""
+
+    def __init__(self) -> None:
+        self.ending: str | None = None
+        self.value: str | None = None
+        self._rest = b""
+
+    def hear(self, data: bytes) -> None:
+        """Read on."""
+        data = self._rest + data
+        start, size = 0, len(data)
+        while start + HEADER.size <= size:
+            kind, length = HEADER.unpack_from(data, start)
+            body, end = start + HEADER.size, start + 1 + length
+            if end > size:
+                break
+            if kind[0] == COMMAND_COMPLETE:
+                tag = data[body : end - 1].decode()
+                self.ending = tag if tag in ENDINGS else self.ending
+            elif kind[0] == DATA_ROW and self.ending is not None:
+                self.value = data[body + 6 : end].decode()  # behind one column's count and length
+            start = end
+        self._rest = data[start:]
 
 
 class _Outgoing:
@@ -135,6 +174,9 @@ class _Outgoing:
 
     def hold(self, messages: bytes, answers: int) -> None:
         self._held, self._answers = messages, answers
+
+    def tap(self, hear: Callable[[bytes], None] | None) -> None:
+        self._incoming.tap(hear)
 
     def write_past(self, query: bytes) -> None:
         """Write a query of the simple protocol whose answer the driver does not see."""
@@ -170,6 +212,17 @@ class _Incoming(asyncio.Protocol):
     def skip_query(self) -> None:
         """Keep the next whole answer from the driver, up to where the server is ready again."""
         self._queries += 1
+
+    def tap(self, hear: Callable[[bytes], None] | None) -> None:
+        """Let somebody hear what the driver is handed; None ends it."""
+        receive: Callable[[bytes], None] = self._protocol.data_received
+
+        def both(data: bytes) -> None:
+            assert hear is not None
+            hear(data)
+            receive(data)
+
+        self._receive = receive if hear is None else both
 
     def skip(self, answers: int) -> None:
         """Keep the next answers to statements from the driver, which follow those to queries."""

@@ -25,6 +25,10 @@ AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 Parameters: TypeAlias = Mapping[str, Any]
 Process: TypeAlias = Callable[[Any], Any] | None
 
+FEED = "engram_feed_"
+"""In the name of functions that count the primary's transactions. A standby answers from what it
+has replayed: what is right there may lack what a cursor of the primary's stands behind."""
+
 _DIALECT: Any = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # an untyped constructor
 _SHARED: Any = LRUCache(SHARED)
 
@@ -32,7 +36,16 @@ _SHARED: Any = LRUCache(SHARED)
 class Prepared:
     """A statement as text with numbered parameters, and how its records become rows."""
 
-    __slots__ = ("_columns", "_constants", "_metadata", "_names", "_owner", "_processors", "sql")
+    __slots__ = (
+        "_columns",
+        "_constants",
+        "_metadata",
+        "_names",
+        "_owner",
+        "_processors",
+        "of_primary",
+        "sql",
+    )
 
     def __init__(self, statement: Executable, shared: Any = None) -> None:
         """`shared` keeps the compiled form for equal statements."""
@@ -50,6 +63,7 @@ class Prepared:
             self.sql, names = expanded.statement, expanded.positiontup
             self._constants |= expanded.parameters
             processors = {**processors, **expanded.processors}
+        self.of_primary = FEED in self.sql
         self._names = [(name, processors.get(name)) for name in names]
         self._columns = [
             (column.keyname, _processor(column.type)) for column in compiled._result_columns

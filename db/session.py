@@ -20,9 +20,11 @@ from uuid import UUID
 
 from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.connection import DatabaseUnavailable, Opening, OpenTransaction, uninterrupted
+from db.lsn import NOWHERE, UNREADABLE, show_lsn
 from db.meter import meter_of
 from db.prepared import Prepared, PreparedSelect, prepare
 
@@ -32,6 +34,7 @@ __all__ = [
     "DatabaseUnavailable",
     "Operation",
     "Recorder",
+    "ReplicaFailed",
     "Session",
     "SessionClosed",
     "SessionOptions",
@@ -43,6 +46,8 @@ CHANNEL = "engram_changes"
 IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
 Operation = Literal["insert", "update", "delete", "restore"]
 Parameters = Mapping[str, object]
+OF_PRIMARY = "of_primary"
+"""Why a statement is not for a replica, which was not even asked."""
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
@@ -53,6 +58,17 @@ class SessionClosed(RuntimeError):
 
 class StatementCancelled(Exception):
     """A statement was stopped: it ran into its time limit, or the session was cancelled."""
+
+
+class ReplicaFailed(DatabaseUnavailable):
+    """A replica did not answer a statement: all of the operation is for the primary."""
+
+    def __init__(self, state: str | None = None, *, lost: bool = False) -> None:
+        super().__init__("The replica did not answer.")
+        self.state = state
+        """PostgreSQL's name of the failure, if it is one of PostgreSQL's."""
+        self.lost = lost
+        """Whether there was no connection, or is none any more."""
 
 
 class Recorder(Protocol):
@@ -116,6 +132,7 @@ class Session:
         self._closed = False
         self._spent = False
         self._failure: DBAPIError | None = None
+        self._replayed: str | None = None
         self._first: set[asyncio.Task[Any]] = set()
         self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
         self.recorded = False
@@ -128,6 +145,12 @@ class Session:
         running. Counts for the transactions that begin from now on.
         """
         self.author = author
+        self.locates = False
+        """Whether to find out where commits stand in the WAL."""
+        self.lsn = NOWHERE
+        """Where the last commit stands, or a place behind it; NOWHERE without one."""
+        self.forsaken: ReplicaFailed | None = None
+        """Why a replica did not answer what it was asked."""
         self.statements = 0
         self.rows = 0
         self.milliseconds = 0.0
@@ -205,6 +228,24 @@ class Session:
             raise
         await uninterrupted(self._finish_transaction(commit=not transaction.refused))
 
+    def read_from(self, engine: AsyncEngine, replayed: int | None = None) -> None:
+        """Go on with another engine; nothing may be open.
+
+        `replayed` says that it is a replica's, and up to where it must have replayed the WAL. It is
+        asked for nothing but reads, and fails them with ReplicaFailed.
+        """
+        if self._open is not None:
+            raise RuntimeError("The engine of an open transaction cannot change.")
+        self._engine = engine
+        self._meter = meter_of(engine)
+        self.forsaken = None
+        self._replayed = None if replayed is None else show_lsn(replayed)
+
+    def abandon(self) -> None:
+        """Wait no more for what is running: nobody answers."""
+        if self._open is not None:
+            self._open.abandon()
+
     def notify(
         self, entity_type: str, scope_id: UUID, ids: Sequence[UUID], operation: Operation
     ) -> None:
@@ -270,6 +311,11 @@ class Session:
             self._check_usable()
             if self._spent:
                 raise RuntimeError("A statement that was to be alone was not.")
+            if self._replayed is not None:
+                if statement.of_primary and self.forsaken is None:
+                    self.forsaken = ReplicaFailed(OF_PRIMARY)
+                if self.forsaken is not None:
+                    raise self.forsaken
             arguments = statement.arguments(self._owner_id, parameters)
             opened = self._open or self._begin(begin)
             # One that fails counts as well: what it began does not begin again for another.
@@ -293,12 +339,21 @@ class Session:
             state = getattr(error.orig, "sqlstate", None)
             if state == "57014":
                 raise StatementCancelled("The statement was stopped.") from error
+            if self._replayed is not None:
+                raise self._forsake(state) from error
             if state == "25P02" and self._failure is not None:
                 raise self._failure from None  # not that the transaction is aborted, but why
             self._failure = error
             raise
         except TimeoutError as error:
+            if self._replayed is not None:
+                raise self._forsake(lost=True) from error
             raise StatementCancelled("The statement was stopped.") from error
+        except DatabaseUnavailable as error:
+            if self._replayed is not None:
+                busy = isinstance(error.__cause__, PoolTimeoutError)
+                raise self._forsake(lost=not busy) from error
+            raise
         finally:
             self._running = False
             seconds = perf_counter() - started
@@ -311,6 +366,10 @@ class Session:
                 self._recorder(sql, rows=rows, milliseconds=seconds * 1000)
         return records
 
+    def _forsake(self, state: str | None = None, *, lost: bool = False) -> ReplicaFailed:
+        self.forsaken = ReplicaFailed(state, lost=lost)
+        return self.forsaken
+
     def _begin(self, begin: str | None, statement_timeout_ms: int | None = None) -> OpenTransaction:
         """A transaction that begins with its first statement."""
         options = self._options
@@ -320,7 +379,8 @@ class Session:
         names, values = _settings(options, int(timeout), begin is None, self.plans_once)
         # made from the number, so that nothing but 32 hex digits can get here
         owner = "" if self._owner_id is None else str(UUID(int=self._owner_id.int))
-        self._open = OpenTransaction(self._engine, Opening(begin, names, (*values, owner)))
+        opening = Opening(begin, names, (*values, owner), self._replayed)
+        self._open = OpenTransaction(self._engine, opening)
         return self._open
 
     async def _finish_snapshot(self, *, closing: bool = False) -> None:
@@ -351,17 +411,22 @@ class Session:
                 f"SELECT pg_notify('{CHANNEL}','{payload}');"
                 for payload in _payloads(self._owner_id, changes, recorded)
             )
-            status = await self._end(f"{announcements}COMMIT")
+            status = await self._end(f"{announcements}COMMIT", locate=self.locates)
             if status is None:
                 raise DatabaseUnavailable("The connection was lost before the commit ended.")
             if status != "COMMIT":
                 # PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, and no error
                 raise RuntimeError("A statement of the transaction had failed: rolled back.")
 
-    async def _end(self, ending: str) -> str | None:
+    async def _end(self, ending: str, *, locate: bool = False) -> str | None:
         """End what is open; None when nothing was, or when the connection was lost."""
         current, self._open, self._failure = self._open, None, None
-        return await current.end(ending) if current else None
+        if current is None:
+            return None
+        status = await current.end(ending, locate=locate)
+        if locate:
+            self.lsn = max(self.lsn, current.lsn or UNREADABLE)
+        return status
 
 
 @lru_cache

@@ -225,6 +225,11 @@ class Context:
         await self._session.close()
 
     @property
+    def forsaken(self) -> Exception | None:
+        """Why a replica did not answer, after which all that was read is void."""
+        return self._session.forsaken
+
+    @property
     def anonymous_session(self) -> Session:
         """The session without a check of who asks: for signing up and logging in alone."""
         return self._session

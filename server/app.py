@@ -23,6 +23,7 @@ from strawberry import Schema
 from db.engine import create_engine
 from db.meter import Meter
 from db.notifications import Listener
+from db.replica import Replica
 from db.security import verify_row_security
 from db.session import Recorder
 from schema import build_schema
@@ -36,7 +37,7 @@ from server.execution import OperationContext, Runner
 from server.exporter import Exporter
 from server.gate import EntryGate, open_store
 from server.graphiql import EXAMPLES, GraphiQL
-from server.graphql import GraphQLEndpoint, HttpOptions
+from server.graphql import LSN, GraphQLEndpoint, HttpOptions
 from server.health import Readiness, alive
 from server.identity import Identity
 from server.lapses import Lapses
@@ -48,13 +49,15 @@ from server.observability import (
     Process,
     database,
     process,
+    replica_families,
 )
 from server.operations import Caller, MakeContext, Operations
 from server.passwords import Argon2Passwords
+from server.reading import Reading
 from server.replies import Replies
 from server.settings import Settings
 from server.slow import SlowOperations
-from server.startup import StartupError, application_engine
+from server.startup import StartupError, application_engine, replica_engine
 from server.sweeper import Sweeper
 from server.tracing import HEADER, Tracing
 from server.websocket import SocketEndpoint, SocketOptions
@@ -130,7 +133,17 @@ def create_app(
     if settings.trusted_documents is not None:
         trust_manifest(documents, settings.trusted_documents)
     measures = Measures(settings.metrics_operations, documents.known) if settings.metrics else None
-    runner = Runner(schema, documents, development=settings.development, measures=measures)
+    replica = replica_of(settings)
+    reading = None if replica is None else Reading(replica)
+    if replica is not None:
+        listener.on_change = replica.changed
+    runner = Runner(
+        schema,
+        documents,
+        development=settings.development,
+        measures=measures,
+        reading=reading,
+    )
     identity = Identity(engine, options)
     threshold = settings.slow_operation_ms
     slow = SlowOperations(working, options, threshold) if threshold else None
@@ -188,6 +201,8 @@ def create_app(
         try:
             await verify_row_security(engine, options)
             await listener.start()
+            if replica is not None:
+                await replica.start()
             if measures is not None:
                 lag.start()
             for work in background:
@@ -208,17 +223,22 @@ def create_app(
             await identity.close()
             await gate.close()
             await listener.stop()
+            if replica is not None:
+                await replica.stop()
             passwords.close()
             if listening is not None:
                 await listening.dispose()
             await working.dispose()
             await engine.dispose()
 
+    engines = {"requests": engine, "work": working}
+    if replica is not None:
+        engines["replica"] = replica.engine
     routes: list[BaseRoute] = [
         Route("/healthz", alive, methods=["GET"]),
-        Route("/readyz", Readiness(engine, working, options).answer, methods=["GET"]),
+        Route("/readyz", Readiness(engine, working, options, replica).answer, methods=["GET"]),
         *(page.routes if page is not None else ()),
-        *metrics_routes(settings, measures, lag, watched, {"requests": engine, "work": working}),
+        *metrics_routes(settings, measures, lag, watched, engines, reading),
         Route("/exports/{id}", ExportDownload(engine, options, identity)),
         Route(GRAPHQL, endpoint),
         WebSocketRoute(GRAPHQL, socket),
@@ -254,19 +274,34 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
+def replica_of(settings: Settings) -> Replica | None:
+    """The replica of settings that name one. Raises DatabaseUrlError."""
+    if settings.database_replica_url is None:
+        return None
+    return Replica(
+        replica_engine(settings, meter=Meter() if settings.metrics else None),
+        replica_engine(settings, pooled=False),
+        application_engine(settings, pooled=False),
+        settings.session_options,
+        lag_seconds=settings.database_replica_lag_seconds,
+    )
+
+
 def metrics_routes(
     settings: Settings,
     measures: Measures | None,
     lag: LoopLag,
     watched: Process,
     engines: Mapping[str, AsyncEngine],
+    reading: Reading | None,
 ) -> list[BaseRoute]:
     """The page of metrics, if anybody may read it."""
     if measures is None:
         return []
     token = settings.metrics_token
+    more = () if reading is None else (replica_families(reading),)
     page = MetricsPage(
-        (measures.families, database(engines), lag.families, process(watched)),
+        (measures.families, database(engines), lag.families, process(watched), *more),
         None if token is None else token.get_secret_value(),
     )
     return [Route("/metrics", page.answer, methods=["GET"])]
@@ -340,8 +375,8 @@ def cross_origin(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["authorization", "content-type", *CONDITIONS, HEADER],
-            expose_headers=[HEADER, *LIMITED, "etag", "accept-ranges", "content-range"],
+            allow_headers=["authorization", "content-type", *CONDITIONS, HEADER, LSN],
+            expose_headers=[HEADER, LSN, *LIMITED, "etag", "accept-ranges", "content-range"],
             max_age=600,
         )
     ]

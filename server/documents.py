@@ -51,6 +51,14 @@ KEPT_CHARACTERS = 500_000  # a parsed document takes some 300 bytes for each of 
 EMPTY = DocumentNode(definitions=())
 
 
+@dataclass(slots=True)
+class Placement:
+    """What was learned of where an operation can run."""
+
+    reason: str | None = None
+    """Why it is for the primary, whatever the replica has replayed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of a document."""
@@ -62,6 +70,7 @@ class Operation:
     fields: frozenset[str]
     """The names of all its fields, and of those in fragments."""
     plans: Plans | None = None
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)

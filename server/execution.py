@@ -35,6 +35,7 @@ from graphql.execution import Executor
 from strawberry import Schema
 from strawberry.execution import optimized_is_awaitable
 
+from db.lsn import NOWHERE, UNREADABLE, read_lsn
 from schema.context import Context
 from schema.executor import PlanningExecutor
 from server.documents import Documents, Operation
@@ -42,6 +43,7 @@ from server.failures import Failure, code_of, failure, present, reveal
 from server.guard import too_complex
 from server.logs import Events
 from server.observability import Measures
+from server.reading import Reading
 from server.requests import GraphQLRequest, find_nul
 
 __all__ = ["Answer", "ContextFactory", "OperationContext", "Planned", "Runner"]
@@ -105,6 +107,8 @@ class Answer:
     executed: bool = False
     errors: list[Failure] = field(default_factory=list)
     extensions: dict[str, object] = field(default_factory=dict)
+    lsn: str | None = None
+    """Where the writes stand that it acknowledges, if there is a replica."""
 
     @classmethod
     def refusal(cls, *errors: Failure) -> Self:
@@ -121,7 +125,9 @@ class Answer:
             body["errors"] = self.errors
         if self.executed:
             body["data"] = self.data
-        if self.extensions:
+        if self.lsn is not None:
+            body["extensions"] = {**self.extensions, "lsn": self.lsn}
+        elif self.extensions:
             body["extensions"] = self.extensions
         return body
 
@@ -151,6 +157,7 @@ class Planned:
     cost: int
     points: int = 1  # what the caller is charged
     writes_much: bool = False  # more than anybody has reason to who is not logged in
+    lsn: int = NOWHERE  # what the caller has seen stands before it
 
     @property
     def kind(self) -> OperationType:
@@ -167,7 +174,10 @@ class Runner:
         *,
         development: bool = False,
         measures: Measures | None = None,
+        reading: Reading | None = None,
     ) -> None:
+        """``reading`` has queries answered by a replica."""
+        self.reading = reading
         self.schema = schema
         self.documents = documents
         self.development = development
@@ -217,10 +227,16 @@ class Runner:
             return Answer.refusal(present(too_complex("cost", cost, limits.cost), ""))
         much = written.objects > limits.query_objects or written.values > limits.query_values
         points = max(1, cost + written.objects)
-        return Planned(prepared.document, operation, request.variables, cost, points, much)
+        lsn = NOWHERE if self.reading is None else seen_by(request)
+        return Planned(prepared.document, operation, request.variables, cost, points, much, lsn)
 
-    async def execute(self, planned: Planned, context: OperationContext) -> Answer:
-        """Run a query or a mutation in its context. Raises nothing but cancellation."""
+    async def execute(
+        self, planned: Planned, context: OperationContext, lsn: int = NOWHERE
+    ) -> Answer:
+        """Run a query or a mutation in its context, for somebody who saw what is before ``lsn``.
+
+        Raises nothing but cancellation.
+        """
         started = perf_counter()
         status = "cancelled"
         measures = self.measures
@@ -228,7 +244,11 @@ class Runner:
             measures.running += 1
         try:
             async with context:
-                answer = await self._execute(planned, context)
+                if self.reading is not None and isinstance(context, Context):
+                    seen = max(lsn, planned.lsn)
+                    answer = await self.reading.run(planned, context, seen, self._execute)
+                else:
+                    answer = await self._execute(planned, context)
             status = "errors" if answer.errors else "problems" if context.problem_codes else "ok"
         except Exception as error:
             # Opening or closing the context failed; a mutation's own commit is inside of it.
@@ -372,6 +392,14 @@ class Runner:
         )
 
 
+def seen_by(request: GraphQLRequest) -> int:
+    """What a client has seen, as it says in the extensions of a request."""
+    lsn = request.extensions.get("lsn")
+    if lsn is None:
+        return NOWHERE
+    return read_lsn(lsn) if isinstance(lsn, str) else UNREADABLE
+
+
 def equip(planned: Planned, context: OperationContext) -> None:
     """Give a context the plans of its operation."""
     if isinstance(context, Context):
@@ -387,6 +415,9 @@ async def finish(
         result = cast(ExecutionResult, await outcome if isawaitable(outcome) else outcome)
     except Exception as error:
         return Answer(None, True, masked(error, request_id))
+    forsaken = getattr(executor.context_value, "forsaken", None)
+    if forsaken is not None:
+        raise forsaken  # nothing of it is to be told
     return Answer(result.data, True, reveal(result.errors or (), request_id))
 
 

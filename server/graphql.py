@@ -7,6 +7,7 @@ that a foreign page could send. So are the content types of browser forms.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -16,6 +17,7 @@ from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 
 from db.connection import DatabaseUnavailable
+from db.lsn import NOWHERE, read_lsn
 from schema.context import Client
 from schema.gate import Allowance
 from server.execution import Answer, Planned
@@ -31,13 +33,18 @@ from server.sse import SERVER_SENT_EVENTS
 from server.streams import send_answers
 from server.wire import ClientGone, Refusal, StopWhenGone, read_body, send_bytes, send_json
 
-__all__ = ["GraphQLEndpoint", "HttpOptions", "client_of", "request_id_of"]
+__all__ = ["LSN", "GraphQLEndpoint", "HttpOptions", "client_of", "request_id_of"]
 
 HEADERS = {"vary": "Accept", "cache-control": "no-store"}
 NO_STREAM = (
     "A subscription is answered over a WebSocket (graphql-transport-ws), or as a stream to a "
     "request that accepts text/event-stream or multipart/mixed;subscriptionSpec=1.0."
 )
+LSN = "engram-lsn"
+"""The header and the cookie that say where a client's writes stand."""
+KEPT_SECONDS = 60
+"""How long a browser says so. A replica that lags longer is not asked anyway."""
+COOKIE = re.compile(rf"(?:^|;)\s*{LSN}=([^;\s]*)")
 Page = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -131,6 +138,8 @@ class GraphQLEndpoint:
             assert accepted.json is not None
             body = b"[" + parts + b"]"
             left = spent(caller.allowance)
+            for answer in answers:
+                left |= located(answer)
             await send_bytes(send, 200, body, accepted.json, HEADERS, left)
             return
         planned = self._plan(value, may_hold_nul=may_hold_nul)
@@ -145,6 +154,8 @@ class GraphQLEndpoint:
             answer = planned
         body = answer.encode(caller.request_id)
         status, left = status_of(answer, accepted.json), spent(caller.allowance)
+        if answer.lsn is not None:
+            left |= located(answer)
         await send_bytes(send, status, body, accepted.json, HEADERS, left)
 
     def _parameters(self, scope: Scope) -> dict[str, object] | None:
@@ -198,7 +209,10 @@ class GraphQLEndpoint:
             message = "The database is not available."
             raise Refusal(503, "INTERNAL_SERVER_ERROR", message, {"retry-after": "2"}) from None
         client = client_of(scope, headers)
-        return Caller(actor, request_id_of(scope), client, headers.get("traceparent"))
+        caller = Caller(actor, request_id_of(scope), client, headers.get("traceparent"))
+        if self.operations.runner.reading is not None:
+            caller.lsn = seen_by(headers)
+        return caller
 
     def _plan(
         self, value: object, *, may_hold_nul: bool = True, trusted: bool = False
@@ -311,6 +325,21 @@ def spent(allowance: Allowance | None) -> dict[str, str]:
         "ratelimit-remaining": str(allowance.remaining),
         "ratelimit-reset": str(max(0, ceil(allowance.resets_at - time()))),
     }
+
+
+def located(answer: Answer) -> dict[str, str]:
+    """Where the writes of an answer stand: for clients that keep it, and for browsers, which do."""
+    if answer.lsn is None:
+        return {}
+    cookie = f"{LSN}={answer.lsn}; Path=/graphql; Max-Age={KEPT_SECONDS}; HttpOnly; SameSite=Lax"
+    return {LSN: answer.lsn, "set-cookie": cookie}
+
+
+def seen_by(headers: Mapping[str, str]) -> int:
+    """What a client has seen stands before it, by its header or its cookie; the latter of both."""
+    given = [headers[LSN]] if LSN in headers else []
+    given += COOKIE.findall(headers.get("cookie", ""))
+    return max(map(read_lsn, given), default=NOWHERE)
 
 
 def request_id_of(scope: Scope) -> str:

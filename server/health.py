@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from db.connection import DatabaseUnavailable
 from db.migrate import current_revision, serves
 from db.pool import ReadyPool
+from db.replica import Replica
 from db.security import RowSecurityError, verify_row_security
 from db.session import SessionOptions, StatementCancelled
 
@@ -66,8 +67,15 @@ READY = Found("ok", "ok", "ok", "ok")
 class Readiness:
     """Whether the process can do its work; why not, in words. The log has the particulars."""
 
-    def __init__(self, engine: AsyncEngine, direct: AsyncEngine, options: SessionOptions) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        direct: AsyncEngine,
+        options: SessionOptions,
+        replica: Replica | None = None,
+    ) -> None:
         """``direct`` is the way to the database while all connections of ``engine`` are busy."""
+        self._replica = replica
         self._engine = engine
         self._direct = direct
         self._options = options
@@ -84,9 +92,10 @@ class Readiness:
                 self._found = monotonic(), found
             found = self._found[1]
         status = "ok" if found.ready else "unavailable"
-        return JSONResponse(
-            {"status": status, **asdict(found)}, 200 if found.ready else 503, HEADERS
-        )
+        told = {"status": status, **asdict(found)}
+        if self._replica is not None:
+            told["replica"] = self._replica.state  # the primary does its work as well
+        return JSONResponse(told, 200 if found.ready else 503, HEADERS)
 
     async def _look(self) -> Found:
         pool = "ok"

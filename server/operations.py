@@ -13,6 +13,7 @@ from uuid import UUID
 
 from graphql import OperationType
 
+from db.lsn import NOWHERE
 from db.session import Recorder
 from schema import LOGIN_MUTATIONS
 from schema.context import Actor, Client
@@ -39,6 +40,8 @@ class Caller:
     """The caller's own trace, https://www.w3.org/TR/trace-context/; any text."""
     allowance: Allowance | None = None
     """What is left to them, as of the last operation that was admitted or refused."""
+    lsn: int = NOWHERE
+    """What they have seen stands before it, as far as they say."""
 
 
 class MakeContext(Protocol):
@@ -157,7 +160,7 @@ class Run:
             self.trace = begin(traces, self.planned, self.caller)
         error: str | None = "cancelled"
         try:
-            answer = await self.runner.execute(self.planned, self.context)
+            answer = await self.runner.execute(self.planned, self.context, self.caller.lsn)
             error = code_of(answer.errors[0]) if answer.errors else None
         finally:
             if self.trace is not None:

@@ -64,6 +64,16 @@ class Settings(BaseSettings):
         None,
         description="A URL past the pooler, for LISTEN. By default the migration or database URL.",
     )
+    database_replica_url: SecretStr | None = Field(
+        None,
+        description="A streaming standby of the database, which answers queries while it keeps up.",
+    )
+    database_replica_lag_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3_600,
+        description="How old what the replica answers may be. Who wrote sees that at once.",
+    )
     database_poll_seconds: float = Field(
         1.0,
         gt=0,
@@ -73,10 +83,14 @@ class Settings(BaseSettings):
         "session", description="`transaction` if a pooler in transaction mode is in between."
     )
     database_ca: str | None = Field(
-        None, description="The certificate authority of the database, as PEM text."
+        None,
+        description="The certificate authority of the database and its replica, as PEM text.",
     )
     database_pool_size: int = Field(
-        10, ge=1, le=1_000, description="Connections of this process to the database."
+        10,
+        ge=1,
+        le=1_000,
+        description="Connections of this process to the database, and as many to a replica.",
     )
     database_pool_timeout_seconds: float = Field(
         5.0, gt=0, description="How long a request waits for a free connection."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import structlog
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,16 +19,24 @@ from db.engine import create_engine
 from db.feed_origin import is_settled
 from db.meter import Meter
 from db.migrate import check, current_revision, head_revision, serves, upgrade
+from db.replica import FAILURES, prove
 from db.repositories import accounts
 from db.security import verify_row_security
 from db.session import Author, Session, SessionOptions
+from db.standby import NotAReplica, WrongReplica
 from db.tokens import Minted
 from server import demo
 from server.settings import Settings
 
+REPLICA_CONNECT_SECONDS = 2
+WRONG_URL = ("28", "3D")
+"""What PostgreSQL calls a role, a password or a database that it does not accept."""
 DEVELOPMENT_DEVICE = "development"
 DEVELOPMENT_DAYS = 7
 """How long a development token lasts, unless the server starts again before."""
+
+
+log = structlog.get_logger("engram.server")
 
 
 class StartupError(Exception):
@@ -69,6 +78,25 @@ def application_engine(
     )
 
 
+def replica_engine(
+    settings: Settings, *, pooled: bool = True, meter: Meter | None = None
+) -> AsyncEngine:
+    """The engine of the replica that settings name. Raises DatabaseUrlError."""
+    assert settings.database_replica_url is not None
+    return create_engine(
+        settings.database_replica_url.get_secret_value(),
+        name="DATABASE_REPLICA_URL",
+        pooler=settings.database_pooler,
+        pool_size=settings.database_pool_size,
+        pool_timeout_seconds=settings.database_pool_timeout_seconds,
+        # there is somebody else to ask
+        connect_timeout_seconds=REPLICA_CONNECT_SECONDS,
+        authority=settings.database_ca,
+        pooled=pooled,
+        meter=meter,
+    )
+
+
 @contextmanager
 def database(settings: Settings) -> Iterator[Opened]:
     """The configured database, or the embedded one for as long as the block runs.
@@ -83,6 +111,7 @@ def database(settings: Settings) -> Iterator[Opened]:
             "database_url": SecretStr(server.url()),
             "database_migration_url": None,
             "database_listen_url": None,
+            "database_replica_url": None,
             "database_pooler": "session",
             # what follows from the absence of a URL must not change with its presence
             "engram_environment": "development" if settings.development else "production",
@@ -100,6 +129,7 @@ async def prepare(opened: Opened) -> None:
     engine = opened.engine()
     try:
         await _prove(engine, opened.settings.session_options)
+        await _prove_replica(engine, opened.settings)
         if opened.embedded and await _is_empty(engine):
             await demo.load(engine, opened.settings.session_options)
     finally:
@@ -111,6 +141,7 @@ async def examine(opened: Opened) -> None:
     engine = opened.engine()
     try:
         await _prove(engine, opened.settings.session_options)
+        await _prove_replica(engine, opened.settings)
     finally:
         await engine.dispose()
     differences = await check(opened.migration_url)
@@ -132,6 +163,31 @@ async def _prove(engine: AsyncEngine, options: SessionOptions) -> None:
                 "The database was brought here from another PostgreSQL server: "
                 "run `python -m server migrate`, so that its change feed goes on."
             )
+
+
+async def _prove_replica(primary: AsyncEngine, settings: Settings) -> None:
+    """Refuse a replica that can never be one; one that is away or behind may come back.
+
+    Raises StartupError, RowSecurityError, DatabaseUrlError.
+    """
+    if settings.database_replica_url is None:
+        return
+    replica = replica_engine(settings, pooled=False)
+    try:
+        await prove(primary, replica, settings.session_options)
+    except WrongReplica as error:
+        raise StartupError(str(error)) from error
+    except NotAReplica as error:
+        log.warning("replica_not_used", reason=str(error))
+    except FAILURES as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if str(getattr(cause, "sqlstate", "")).startswith(WRONG_URL):
+            raise StartupError(f"DATABASE_REPLICA_URL is not accepted: {cause}.") from error
+        log.warning("replica_not_used", reason=type(cause).__name__)
+    finally:
+        await replica.dispose()
 
 
 async def mint_token(opened: Opened, email: str, *, device: str) -> str:

@@ -14,8 +14,9 @@ from db.migrate import head_revision
 from db.pool import ReadyPool
 from server.background import Background
 from server.observability.exposition import Family
+from server.reading import Reading
 
-__all__ = ["Process", "database", "process"]
+__all__ = ["Process", "database", "process", "replica_families"]
 
 
 def database(engines: Mapping[str, AsyncEngine]) -> Callable[[], Iterator[Family]]:
@@ -55,6 +56,30 @@ def database(engines: Mapping[str, AsyncEngine]) -> Callable[[], Iterator[Family
                 waits.add_histogram(pool.waits, use=use)
                 timeouts.add(pool.timeouts, use=use)
         yield from (seconds, failed, rows, connections, size, waiting, waits, timeouts)
+
+    return families
+
+
+def replica_families(reading: Reading) -> Callable[[], Iterator[Family]]:
+    """A replica, and which queries it answers."""
+
+    def families() -> Iterator[Family]:
+        replica = reading.replica
+        yield Family("engram_replica_used", "gauge", "Whether the replica answers queries.").add(
+            replica.state == "ok"
+        )
+        lag = Family(
+            "engram_replica_lag_seconds", "gauge", "How old what the replica answers is, at most."
+        )
+        if replica.lag_seconds is not None:
+            lag.add(replica.lag_seconds)
+        yield lag
+        yield by_label(
+            "engram_reads_total",
+            "Queries that read: from the replica, or from the primary and why.",
+            "from",
+            reading.counts,
+        )
 
     return families
 
