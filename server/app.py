@@ -250,6 +250,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.stopping = stopping
+    app.state.reading = reading
     return app
 
 
