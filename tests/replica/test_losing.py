@@ -41,7 +41,7 @@ PROJECT = """mutation($key: String!) {
     createProject(input: {key: $key, name: $key}) { project { id } problems { message } }
 }"""
 
-NAMES = text("SELECT display_name FROM users WHERE id = :owner_id")
+NAMES = text("SELECT display_name FROM users WHERE users.id = :owner_id")
 SLEEP = text("SELECT pg_sleep(60)")
 QUERY: Any = SimpleNamespace(
     kind=OperationType.QUERY, operation=SimpleNamespace(placement=Placement())
