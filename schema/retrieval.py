@@ -97,7 +97,10 @@ class Retrieval:
         self._legs = legs
 
     async def passages(self, session: Any) -> list[Passage]:
-        """The best chunks, of each document one before a second of any."""
+        """The best chunks, of each document one before a second of any.
+
+        A document that is being cut anew is quoted as it was, and its chunk is not named.
+        """
         if not self._legs.text and self._legs.model is None:
             return []
         narrow = None
@@ -106,17 +109,19 @@ class Retrieval:
             narrow = lambda source: source.c.id.in_(documents)  # noqa: E731
         hits = await repository.search_documents(session, self._query, self._legs, narrow)
         chosen = _chosen(hits, self._first)
+        held = await repository.held_documents(session, {hit.id for hit, _ in chosen})
         found = await repository.chunk_places(session, [chunk for _, chunk in chosen])
         return [
             Passage(
                 document_id=hit.id,
-                chunk_id=chunk,
+                chunk_id=chunk if hit.id in held else None,
                 quote=found[chunk].content,
                 start=found[chunk].start,
                 end=found[chunk].end,
                 score=hit.score,
             )
             for hit, chunk in chosen
+            if chunk in found
         ]
 
 

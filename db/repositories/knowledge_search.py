@@ -7,7 +7,7 @@ indexes serve. Filters, and all that is shown of what was found, are read as usu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -175,6 +175,16 @@ async def marked_messages(
     """Of messages: the beginning of their text, and the same with the words of a query marked."""
     rows = await session.execute(_marked_messages(), {"query": query, "ids": list(ids)})
     return {row.id: (row.content, row.marked) for row in rows}
+
+
+async def held_documents(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """Those of some documents that keep their chunks until the transaction ends.
+
+    Not among them are those that somebody is changing now, or has just deleted.
+    """
+    statement = readable(DOCUMENTS, DOCUMENTS.c.id).where(DOCUMENTS.c.id == sa.any_(_IDS))
+    held = statement.with_for_update(read=True, skip_locked=True)
+    return {row.id for row in await session.execute(held, {"ids": list(ids)})}
 
 
 async def chunk_places(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:

@@ -155,6 +155,31 @@ async def test_a_run_goes_on_in_its_own_name(
                 await write()
 
 
+async def test_a_runner_whose_reply_another_has_begun_anew_is_fenced_out(
+    person: Person, open_session: OpenSession, admin_engine: AsyncEngine
+) -> None:
+    id = await ask(person)
+    async with admin_engine.connect() as connection:
+        lapse = "UPDATE generations SET lease_expires_at = now() - interval '1 s' WHERE id = :id"
+        await connection.execute(sa.text(lapse), {"id": id})
+    session, minute = open_session(person.owner_id), timedelta(seconds=60)
+    async with session.transaction():
+        taken: Any = await runs.take_over(session, id, uuid4(), minute, may_begin=True)
+    assert taken.epoch == 2
+    writes: list[Callable[[int], Awaitable[None]]] = [
+        lambda epoch: runs.begin(session, id, epoch, {}),
+        lambda epoch: runs.append(session, id, epoch, [Delta(1, DeltaKind.TEXT, "mine")]),
+        lambda epoch: runs.hold(session, id, epoch, minute),
+        lambda epoch: runs.finish(session, id, epoch, Outcome(MessageStatus.COMPLETE)),
+    ]
+    for write in writes:
+        with pytest.raises(Fenced):
+            async with session.transaction():
+                await write(1)
+        async with session.transaction():
+            await write(2)
+
+
 async def test_only_what_was_abandoned_is_taken_over(
     person: Person, open_session: OpenSession, admin_engine: AsyncEngine
 ) -> None:

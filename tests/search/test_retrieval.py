@@ -1,13 +1,24 @@
 """sendMessage puts passages of the sender's documents before the model, and remembers them."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
+import pytest
 import pytest_asyncio
 
 from db.notifications import Listener
+from db.repositories.conversations_citations import cite
+from db.repositories.knowledge import reindex_document, update_document
+from db.session import Author, Session
+from schema import ids
+from schema.context import Actor, Context
+from schema.retrieval import Retrieval, RetrievalInput
+from schema.search_fields import SearchMode
 from server.replies.service import Replies, ReplyOptions
 from tests.mutations import done, refused, rules
 from tests.people import Person
@@ -86,6 +97,73 @@ async def test_the_passages_that_fit_go_to_the_model_and_are_cited(
     again = (await writer.ask(ANSWER, id=answer["id"]))["node"]
     (kept,) = again["citations"]["nodes"]
     assert kept == {**cited, "chunk": None}
+
+
+@asynccontextmanager
+async def writing(place: Place, person: Person) -> AsyncIterator[Session]:
+    """A transaction of somebody's, which is open as long as the block runs."""
+    author = Author("user", person.owner_id, "test")
+    async with (
+        Session(place.engine, person.owner_id, PATIENT, author=author) as session,
+        session.transaction(),
+    ):
+        yield session
+
+
+async def change(session: Session, id: UUID) -> None:
+    await update_document(session, id, {"content": "It is blue."}, None)
+
+
+async def reindex(session: Session, id: UUID) -> None:
+    await reindex_document(session, id, None)
+
+
+CUTTING = pytest.mark.parametrize("cut", [change, reindex])
+Cut = Callable[[Session, UUID], Awaitable[None]]
+
+
+@CUTTING
+async def test_a_document_is_cut_anew_while_it_is_cited(
+    place: Place, writer: Person, cut: Cut
+) -> None:
+    document = await write(writer, "The lamp is red.")
+    await until(lambda: nothing_left(place))
+    async with writing(place, writer) as session:
+        await cut(session, ids.decode(document)[1])
+        sending = asyncio.create_task(send(writer, "lamp"))
+        await asyncio.wait({sending}, timeout=0.3)
+    answer = await sending
+    (cited,) = answer["citations"]["nodes"]
+    assert (cited["quote"], cited["document"]["id"]) == ("The lamp is red.", document)
+    assert (cited["chunk"], answer["status"]) == (None, "COMPLETE")
+
+
+@CUTTING
+async def test_a_document_is_cited_while_it_is_cut_anew(
+    place: Place, writer: Person, cut: Cut
+) -> None:
+    document = await write(writer, "The lamp is red.")
+    await until(lambda: nothing_left(place))
+    message = (await send(writer, "nothing", query="?!", mode="TEXT"))["id"]
+
+    async def meanwhile() -> None:
+        async with writing(place, writer) as session:
+            await cut(session, ids.decode(document)[1])
+
+    async with writing(place, writer) as session:
+        context = Context(
+            writer.services, Actor(writer.owner_id, "user", writer.owner_id), request_id="test"
+        )
+        async with context:
+            retrieval = Retrieval(RetrievalInput(mode=SearchMode.TEXT), "lamp")
+            await retrieval.prepare(context)
+        passages = await retrieval.passages(session)
+        cutting = asyncio.create_task(meanwhile())
+        await asyncio.wait({cutting}, timeout=0.3)
+        await cite(session, ids.decode(message)[1], passages)
+    await cutting
+    (cited,) = (await writer.ask(ANSWER, id=message))["node"]["citations"]["nodes"]
+    assert (cited["quote"], cited["chunk"]) == ("The lamp is red.", None)
 
 
 async def test_passages_are_of_the_documents_that_are_named(place: Place, writer: Person) -> None:
