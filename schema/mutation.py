@@ -92,7 +92,8 @@ def mutation(
 
     With `transaction` False the work opens its own, and minds the idempotency key itself: it has
     something slow to do first, or does not know yet whose transaction it will be. `prepare` is done
-    before the transaction, without a connection; the work finds what it brought in the context.
+    before the transaction, without a connection, unless the answer is known; the work finds what
+    it brought in the context.
     """
 
     def declare(work: Callable[..., Awaitable[P]]) -> Any:
@@ -107,8 +108,12 @@ def mutation(
             if transaction:
                 do = functools.partial(_once, context, operation, payload_type, input, do)
             try:
-                context.prepared = None if prepare is None else await prepare(info, input)
-                answer = await _attempt(do)
+                context.prepared = known = None
+                if prepare is not None:
+                    known = await _recalled(context, operation, payload_type, input)
+                    if known is None:
+                        context.prepared = await prepare(info, input)
+                answer = known or await _attempt(do)
             except Refused as refused:
                 answer = payload_type(problems=problems(refused))
             finally:
@@ -128,6 +133,22 @@ def mutation(
         return declared
 
     return declare
+
+
+async def _recalled(
+    context: Context, operation: str, payload_type: type[P], input: Any
+) -> P | None:
+    """The answer that there is already: nothing is to be prepared, and paid for, again."""
+    key = idempotency_key(input)
+    if key is None:
+        return None
+    async with context.aside() as session:
+        found = await idempotency.recall(session, operation, key, fingerprint(input))
+    if found is None:
+        return None
+    answer = restore(payload_type, found.response)
+    await answer.replayed(context)
+    return answer
 
 
 async def _attempt(do: Callable[[], Awaitable[P]]) -> P:

@@ -191,3 +191,27 @@ async def test_what_cannot_be_retrieved_is_a_problem(writer: Person) -> None:
     ):
         problems = await refused(writer, "sendMessage", **given, retrieval=retrieval)
         assert rules(problems) == expected
+
+
+async def test_who_sends_again_embeds_nothing_again(
+    place: Place, writer: Person, model: FakeProvider
+) -> None:
+    made = await done(writer, "createConversation", "conversation { id }")
+    given = {
+        "conversationId": made["conversation"]["id"],
+        "content": "kitchen lamps",
+        "idempotencyKey": "once",
+        "retrieval": {"first": 1},
+    }
+    await write(writer, "The lamp is red.")
+    await until(lambda: nothing_left(place))
+    first = await done(writer, "sendMessage", SHOWN, **given)
+    # At another server, which has not seen the query.
+    elsewhere = replace(writer, services=replace(writer.services, embeddings=place.embeddings()))
+    asked = len(place.provider.asked)
+    assert await done(elsewhere, "sendMessage", SHOWN, **given) == first
+    other = {**given, "content": "garden lamps"}
+    assert [one["code"] for one in await refused(elsewhere, "sendMessage", **other)] == [
+        "IDEMPOTENCY_CONFLICT"
+    ]
+    assert len(place.provider.asked) == asked

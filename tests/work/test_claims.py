@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.conftest import NewPerson
+from db.repositories.work_claims import claim_tasks
+from schema import ids
+from tests.conftest import NewPerson, OpenSession
 from tests.people import Person
 from tests.work.asking import (
     TASK,
@@ -89,6 +91,23 @@ async def test_eight_workers_at_once_get_each_task_once(person: Person) -> None:
 
     await asyncio.gather(*(work(worker) for worker in workers))
     assert got == Counter(made)
+
+
+async def test_who_claims_waits_for_nobody_else_who_does(
+    person: Person, open_session: OpenSession
+) -> None:
+    project = await new_project(person)
+    first, second = await new_tasks(person, project, {}, {})
+    slow = open_session(person.owner_id)
+    async with slow.transaction():
+        held = await claim_tasks(
+            slow, person.worker_id, project_id=None, limit=1,
+            lease=timedelta(seconds=60), capabilities=None,
+        )  # fmt: skip
+        assert [ids.encode("task", one.id) for one in held] == [first]
+        # Under way, and so neither given twice nor waited for, which would end as a problem.
+        [other] = await claim(person, await new_worker(person), limit=2)
+    assert other["id"] == second
 
 
 async def test_a_stale_epoch_is_refused_with_the_task_as_it_is(
