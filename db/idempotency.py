@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, bindparam, delete, func, update
+from sqlalchemy import Column, ColumnElement, Row, bindparam, case, func, null
 from sqlalchemy.dialects.postgresql import insert
 
 from db import scope
@@ -21,44 +21,54 @@ LIFETIME = timedelta(days=1)
 """How long an answer is kept at least, as clients are told."""
 
 _KEYS = IdempotencyKey.__table__
-
-
-_NAMED = and_(
-    _KEYS.c.owner_id == scope.OWNER,
-    _KEYS.c.operation == bindparam("operation"),
-    _KEYS.c.key == bindparam("key"),
-)
+_NAMED = {"owner_id": scope.OWNER, "operation": bindparam("operation"), "key": bindparam("key")}
+_UNIQUE = ("owner_id", "operation", "key")
 _GIVEN = {
     "request_sha256": bindparam("request_sha256", type_=_KEYS.c.request_sha256.type),
     "expires_at": bindparam("expires_at", type_=_KEYS.c.expires_at.type),
 }
-_EXPIRED = delete(_KEYS).where(
-    _KEYS.c.owner_id == scope.OWNER,
-    _KEYS.c.expires_at < func.now(),
-    ~and_(_KEYS.c.operation == bindparam("operation"), _KEYS.c.key == bindparam("key")),
-)
+_COLUMNS = (_KEYS.c.request_sha256, _KEYS.c.response, _KEYS.c.secrets_hash)
+
+
+def _unless_expired(column: Column[Any], new: object) -> ColumnElement[Any]:
+    return case((_KEYS.c.expires_at < func.now(), new), else_=column)
+
+
+# What was answered comes with the refusal of the claim. Statements of their own, that look for the
+# key, would be at the mercy of statistics: with those of a table that was empty, as it is when all
+# keys were swept, PostgreSQL reads all keys of the owner. ON CONFLICT names its index.
 _CLAIM = (
     insert(_KEYS)
-    .values(owner_id=scope.OWNER, operation=bindparam("operation"), key=bindparam("key"), **_GIVEN)
+    .values({**_NAMED, **_GIVEN})
     .on_conflict_do_update(
-        index_elements=["owner_id", "operation", "key"],
-        set_={**_GIVEN, "response": None, "secrets_hash": None},
-        where=_KEYS.c.expires_at < func.now(),
+        index_elements=_UNIQUE,
+        set_={
+            "request_sha256": _unless_expired(_KEYS.c.request_sha256, _GIVEN["request_sha256"]),
+            "response": _unless_expired(_KEYS.c.response, null()),
+            "secrets_hash": _unless_expired(_KEYS.c.secrets_hash, null()),
+            "expires_at": _unless_expired(_KEYS.c.expires_at, _GIVEN["expires_at"]),
+        },
     )
-    .returning(_KEYS.c.id)
-    .add_cte(_EXPIRED.cte("expired"))
+    .returning(*_COLUMNS)
 )
-_KEPT = scope.readable(_KEYS, _KEYS.c.request_sha256, _KEYS.c.response, _KEYS.c.secrets_hash).where(
-    _KEYS.c.operation == bindparam("operation"), _KEYS.c.key == bindparam("key")
+_RECALL = scope.readable(_KEYS, *_COLUMNS).where(
+    _KEYS.c.operation == _NAMED["operation"],
+    _KEYS.c.key == _NAMED["key"],
+    _KEYS.c.expires_at >= func.now(),
 )
-_RECALL = _KEPT.where(_KEYS.c.expires_at >= func.now())
-_KEEP = (
-    update(_KEYS)
-    .where(_NAMED)
-    .values(
-        response=bindparam("response", type_=_KEYS.c.response.type),
-        secrets_hash=bindparam("kept_secrets_hash", type_=_KEYS.c.secrets_hash.type),
-    )
+# The claim is there, so this updates it.
+_STORING = insert(_KEYS).values(
+    {
+        **_NAMED,
+        "request_sha256": _GIVEN["request_sha256"],
+        "expires_at": func.now(),
+        "response": bindparam("response", type_=_KEYS.c.response.type),
+        "secrets_hash": bindparam("secrets_hash", type_=_KEYS.c.secrets_hash.type),
+    }
+)
+_KEEP = _STORING.on_conflict_do_update(
+    index_elements=_UNIQUE,
+    set_={name: _STORING.excluded[name] for name in ("response", "secrets_hash")},
 )
 
 
@@ -85,11 +95,9 @@ async def claim(
     """
     names = {"operation": operation, "key": key}
     given = {"request_sha256": request_sha256, "expires_at": datetime.now(UTC) + lifetime}
-    claimed = await session.execute(_CLAIM, {**names, **given})
-    if claimed:
-        return None
-    found = (await session.execute(_KEPT, names))[0]
-    return _answer(found, request_sha256).response
+    (found,) = await session.execute(_CLAIM, {**names, **given})
+    # A claim has its answer when it is committed, so one without is this transaction's own.
+    return None if found.response is None else _answer(found, request_sha256).response
 
 
 async def recall(
@@ -114,6 +122,7 @@ async def keep(
     session: Session,
     operation: str,
     key: str,
+    request_sha256: bytes,
     response: Mapping[str, Any],
     *,
     secrets_hash: str | None = None,
@@ -123,6 +132,6 @@ async def keep(
     `secrets_hash` tells a later caller's secrets from those that were asked with, which are in no
     fingerprint: as slow to guess from as any password's hash.
     """
-    names = {"operation": operation, "key": key}
-    kept = {"response": dict(response), "kept_secrets_hash": secrets_hash}
-    await session.execute(_KEEP, {**names, **kept})
+    claimed = {"operation": operation, "key": key, "request_sha256": request_sha256}
+    kept = {"response": dict(response), "secrets_hash": secrets_hash}
+    await session.execute(_KEEP, {**claimed, **kept})

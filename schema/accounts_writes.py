@@ -128,9 +128,9 @@ class AccountsMutation:
         passwords = context.services.passwords
         session = context.session
         secrets = _digest(input.current_password, input.new_password)
-        done = None
+        done, asked = None, fingerprint(input)
         if key is not None:
-            done = await idempotency.recall(session, "changePassword", key, fingerprint(input))
+            done = await idempotency.recall(session, "changePassword", key, asked)
         # Of the same snapshot: if the key has no answer, this is the password before the change.
         known = await _known_hash(context)
         if done is not None:
@@ -147,7 +147,7 @@ class AccountsMutation:
                 session,
                 "changePassword",
                 key,
-                fingerprint(input),
+                asked,
                 context.services.idempotency_lifetime,
             ):
                 raise Overtaken
@@ -156,7 +156,7 @@ class AccountsMutation:
             answer = ViewerPayload(viewer=shown(User, [user])[0])
             if key is not None:
                 await idempotency.keep(
-                    session, "changePassword", key, store(answer), secrets_hash=secrets_hash
+                    session, "changePassword", key, asked, store(answer), secrets_hash=secrets_hash
                 )
             return answer
 
@@ -210,9 +210,9 @@ async def _sign_up(
             login_session=shown(LoginSession, [opened])[0],
         )
         if key is not None:
-            lifetime = context.services.idempotency_lifetime
-            await idempotency.claim(session, "signUp", key, fingerprint(input), lifetime)
-            await idempotency.keep(session, "signUp", key, store(answer))
+            asked, lifetime = fingerprint(input), context.services.idempotency_lifetime
+            await idempotency.claim(session, "signUp", key, asked, lifetime)
+            await idempotency.keep(session, "signUp", key, asked, store(answer))
         return answer
 
 

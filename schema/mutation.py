@@ -194,17 +194,16 @@ async def _once(
     async with context.session.transaction():
         stored = None
         if key is not None:
+            asked = fingerprint(input)
             lifetime = context.services.idempotency_lifetime
-            stored = await idempotency.claim(
-                context.session, operation, key, fingerprint(input), lifetime
-            )
+            stored = await idempotency.claim(context.session, operation, key, asked, lifetime)
         if stored is not None:
             answer = restore(payload_type, stored)
             await answer.replayed(context)
             return answer
         answer = await do()
         if key is not None:
-            await idempotency.keep(context.session, operation, key, store(answer))
+            await idempotency.keep(context.session, operation, key, asked, store(answer))
     for follow in context.after_commit:
         follow()
     return answer
