@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.lsn import NOWHERE, read_lsn
 from db.pipeline import Ahead, Pipeline
-from db.pool import check_in, check_in_now, check_out, throw_away
+from db.pool import check_in, check_in_now, check_out, is_pooled, throw_away
 
 # InternalClientError: the server's good-bye to an idle connection is still unread
 DRIVER_ERRORS = (
@@ -175,10 +175,11 @@ class OpenTransaction:
         pipeline = self._pipeline
         if pipeline is None or not self._sound or self._cancelling is not None or self.lost:
             return False
+        if not is_pooled(self._fairy):
+            return False
         if not self._settled:
             pipeline.roll_back()
-        if not check_in_now(self._fairy):
-            return False
+        check_in_now(self._fairy)
         self._fairy = self._driver = None
         return True
 

@@ -20,7 +20,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from db.meter import Histogram
 from db.pipeline import Pipeline
 
-__all__ = ["ReadyPool", "check_in", "check_in_now", "check_out", "throw_away"]
+__all__ = ["ReadyPool", "check_in", "check_in_now", "check_out", "is_pooled", "throw_away"]
 
 
 class ReadyPool(AsyncAdaptedQueuePool):
@@ -139,18 +139,21 @@ async def check_out(engine: AsyncEngine) -> Any:
 
 async def check_in(fairy: Any) -> None:
     """Give a sound connection back."""
-    if not check_in_now(fairy):
-        await greenlet_spawn(fairy.close)  # without a pool this ends it, which takes a while
+    if is_pooled(fairy):
+        check_in_now(fairy)
+    else:
+        await greenlet_spawn(fairy.close)  # this ends it, which takes a while
 
 
-def check_in_now(fairy: Any) -> bool:
-    """Give a sound connection back, if that takes no waiting."""
-    pool = fairy._pool
-    if not isinstance(pool, ReadyPool):
-        return False
+def is_pooled(fairy: Any) -> bool:
+    """Whether a sound connection can be given back without waiting."""
+    return isinstance(fairy._pool, ReadyPool)
+
+
+def check_in_now(fairy: Any) -> None:
+    """Give a sound connection of a pool back."""
     fairy.close()
-    pool.done()
-    return True
+    fairy._pool.done()
 
 
 def throw_away(fairy: Any) -> None:

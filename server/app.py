@@ -185,7 +185,9 @@ def create_app(
 
     lag = LoopLag()
     sweeper = Sweeper(working, options, settings.retention)
-    background = background_work(settings, working, sweeper) if settings.background_work else []
+    background = (
+        background_work(settings, engine, working, sweeper) if settings.background_work else []
+    )
     watched = Process(
         background=background,
         removed=sweeper.removed,
@@ -340,11 +342,13 @@ def contexts_of(services: Services) -> MakeContext:
     return make
 
 
-def background_work(settings: Settings, engine: AsyncEngine, sweeper: Sweeper) -> list[Background]:
-    """What a process does beside serving, on connections that no request waits for."""
+def background_work(
+    settings: Settings, engine: AsyncEngine, working: AsyncEngine, sweeper: Sweeper
+) -> list[Background]:
+    """What a process does beside serving; what takes long, on connections that nobody waits for."""
     options = settings.session_options
     keep = timedelta(days=settings.export_retention_days)
-    exporter = Exporter(engine, options, keep=keep)
+    exporter = Exporter(working, options, keep=keep, asking=engine)
     lapses = Lapses(engine, options)
     every = settings.sweep_interval_seconds
     first = random.uniform(0, min(every, FIRST_SWEEP_SECONDS))  # noqa: S311  # no secret

@@ -46,16 +46,21 @@ class Exporter:
         *,
         keep: timedelta,
         part_bytes: int = PART_BYTES,
+        asking: AsyncEngine | None = None,
     ) -> None:
-        """``keep`` is how long a finished export can be downloaded."""
+        """``keep`` is how long a finished export can be downloaded.
+
+        What is due is asked by ``asking``: an engine whose connections need not be made each time.
+        """
         self._engine = engine
+        self._asking = asking or engine
         self._options = options
         self._keep = keep
         self._part_bytes = part_bytes
 
     async def run(self) -> int:
         """Write what is due, and say how many were finished. Raises DatabaseUnavailable."""
-        async with Session(self._engine, None, self._options) as session:
+        async with Session(self._asking, None, self._options) as session:
             due = await exports.due(session, DUE_AT_ONCE)
         return sum([await self._take(owner_id, export_id) for owner_id, export_id in due])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from random import Random
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -121,3 +122,24 @@ async def test_who_comes_through_sqlalchemy_finds_no_transaction(one: AsyncEngin
             await connection.execution_options(isolation_level="READ COMMITTED")
             async with connection.begin():
                 assert await connection.scalar(text("SHOW transaction_read_only")) == "off"
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_a_snapshot_ends_once(database_url: str, *, pooled: bool) -> None:
+    engine = create_engine(database_url, pooled=pooled)
+    warnings: list[str] = []
+
+    def listen(connection: Any, _record: object) -> None:
+        connection.driver_connection.add_log_listener(
+            lambda _, message: warnings.append(message.message)
+        )
+
+    event.listen(engine.sync_engine, "connect", listen)
+    for _ in range(2):
+        async with Session(engine, None) as session:
+            await session.execute(text("SELECT 1"))
+            await session.execute(text("SELECT 2"))
+    async with engine.connect() as connection:
+        await connection.execute(text("DO $$ BEGIN RAISE WARNING 'heard'; END $$"))
+    await engine.dispose()
+    assert set(warnings) == {"heard"}
