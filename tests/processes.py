@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,17 +57,40 @@ def free_port() -> int:
         return port
 
 
+class Process(subprocess.Popen[str]):
+    """A process whose output goes to files: a pipe that nobody reads would stop it when full."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self._said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115  # `communicate` closes them
+        out, error = self._said
+        super().__init__(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=error, text=True, **options
+        )
+
+    def communicate(
+        self, input: str | None = None, timeout: float | None = None
+    ) -> tuple[str, str]:
+        """Its output and its errors, once it has ended; empty when they were asked for before."""
+        self.wait(timeout)
+        return self._read(0), self._read(1)
+
+    def _read(self, number: int) -> str:
+        if self._said[number].closed:
+            return ""
+        with self._said[number] as file:
+            file.seek(0)
+            return file.read()
+
+
 class Serving:
     """`python -m server serve` without a terminal, on a free port unless one is given."""
 
     def __init__(self, data: Path, root: Path = ROOT, /, **settings: str) -> None:
         settings.setdefault("PORT", str(free_port()))
         self.port = int(settings["PORT"])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve"],
-            cwd=root, env=environment(data, **settings),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self.process = Process(
+            [sys.executable, "-m", "server", "serve"], cwd=root, env=environment(data, **settings)
+        )
         self.url = f"http://127.0.0.1:{self.port}"
         limit = time.monotonic() + 60
         while True:

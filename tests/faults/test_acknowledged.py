@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from tests.faults.world import OURS, World, world
+from tests.faults.database import alive
+from tests.faults.world import OURS, WRITERS, World, world
 from tests.properties import IS_LONG
 
 ROUNDS = 10 if IS_LONG else 1
@@ -22,6 +23,20 @@ RECOVERY_SECONDS = 5
 """How long after the database the service is back, by itself."""
 WRITES = 60 if IS_LONG else 25
 """Acknowledged before a fault, and again after it."""
+
+LOG_SEGMENT_BYTES = 16 * 2**20
+"""How large PostgreSQL makes a file of its log."""
+LONG_TABLE = """
+    INSERT INTO audit_events
+    SELECT (jsonb_populate_record(NULL::audit_events, to_jsonb(one) || jsonb_build_object(
+        'id', uuidv7(), 'entity_type', 'document', 'after', long
+    ))).*
+    FROM (SELECT * FROM audit_events LIMIT 1) AS one,
+        LATERAL (
+            SELECT n, jsonb_build_object('text', string_agg(md5((n * 50 + m)::text), '')) AS long
+            FROM generate_series(1, 14000) AS n, generate_series(1, 45) AS m GROUP BY n
+        ) AS documents
+"""
 
 Fault = Callable[[World], Awaitable[None]]
 
@@ -80,6 +95,29 @@ async def stall_database(world: World) -> None:
         world.database.thaw(frozen)
 
 
+async def fill_tables(world: World) -> None:
+    """No room for rows: what needs a new page of a table fails, and PostgreSQL goes on."""
+    admin = await world.admin()
+    # The limit is for all files: a table is to be longer than a segment of the log.
+    if await admin.fetchval("SELECT pg_relation_size('audit_events')") < LOG_SEGMENT_BYTES:
+        await admin.execute(LONG_TABLE)
+    await admin.close()
+    failures = world.ledger.failures
+    world.database.limit_files(LOG_SEGMENT_BYTES)
+    try:
+        await world.until(lambda: world.ledger.failures >= failures + 2 * WRITERS)
+    finally:
+        world.database.limit_files("unlimited")
+
+
+async def fill_log(world: World) -> None:
+    """No room for the log: PostgreSQL ends, and cannot start until there is some."""
+    postmaster = world.database.processes()[0]
+    world.database.limit_files(8192)
+    await world.until(lambda: not alive(postmaster))
+    await asyncio.to_thread(world.database.start)
+
+
 async def slow_network(world: World) -> None:
     """Everything takes a while."""
     world.proxy.delay_seconds = 0.05
@@ -117,6 +155,8 @@ FAULTS: list[Fault] = [
     restart_database,
     exhaust_pool,
     stall_database,
+    fill_tables,
+    fill_log,
     slow_network,
     cut_network,
     reset_network,

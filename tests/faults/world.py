@@ -74,7 +74,7 @@ class World:
     async def acknowledged(self, more: int) -> None:
         """Wait until so many more writes were acknowledged."""
         wanted = self.ledger.acknowledged + more
-        await self._until(lambda: self.ledger.acknowledged >= wanted)
+        await self.until(lambda: self.ledger.acknowledged >= wanted)
 
     async def admin(self) -> asyncpg.Connection:
         """A connection of the superuser, past the proxy, as soon as there can be one."""
@@ -131,7 +131,8 @@ class World:
         finally:
             await admin.close()
 
-    async def _until(self, come: Callable[[], bool]) -> None:
+    async def until(self, come: Callable[[], bool]) -> None:
+        """Wait for what must come."""
         limit = time.monotonic() + WAIT_SECONDS
         while not come():
             assert time.monotonic() < limit
