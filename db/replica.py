@@ -33,7 +33,7 @@ log = structlog.get_logger("engram.replica")
 
 LOOK_SECONDS = 0.25
 """How often both servers are looked at."""
-SOON_SECONDS = 0.02
+SOON_SECONDS = 0.05
 """The same, while somebody has written of whom it is not known where."""
 SILENT_SECONDS = 2.0
 """After which a server that does not answer a look is taken for gone."""

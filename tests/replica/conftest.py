@@ -23,6 +23,7 @@ from server.settings import Settings
 from tests.edge.conftest import Served, serving
 from tests.edge.whole import Someone, sign_up
 from tests.processes import UNLIMITED
+from tests.reading.conftest import tally as tally
 from tests.replica.standby import Standby
 
 TOKEN = "a token for the metrics"
