@@ -19,6 +19,7 @@ from benchmarks import (
     growth,
     judging,
     migrating,
+    replicas,
     replies,
     report,
     searching,
@@ -159,6 +160,16 @@ def reply(
 ) -> None:
     """How soon what a model writes is read, and what writing it down costs."""
     asyncio.run(replies.replies(streams=streams, people=people, kilobytes=kilobytes))
+
+
+@app.command("replica")
+def replicate(
+    messages: Messages = 200_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    connections: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 8,
+) -> None:
+    """What a read replica takes off the primary, and what asking it costs."""
+    asyncio.run(replicas.replicas(messages=messages, rounds=rounds, connections=connections))
 
 
 @app.command("search")

@@ -90,7 +90,7 @@ class Reader:
 MakeReader = Callable[..., AbstractAsyncContextManager[Reader]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def folder() -> Iterator[Path]:
     """A place that the servers' system user gets to."""
     folder = Path(tempfile.mkdtemp(prefix="engram-replica-"))
@@ -99,15 +99,15 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="package")
 async def primary(folder: Path) -> AsyncIterator[EmbeddedServer]:
-    """A migrated primary of the module's own."""
+    """A migrated primary of the package's own."""
     with await asyncio.to_thread(EmbeddedServer.start, folder / "primary", durable=False) as server:
         await upgrade(server.url())
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def standby(primary: EmbeddedServer, folder: Path) -> Iterator[Standby]:
     """Its standby; who harms it puts it right again."""
     standby = Standby(primary, folder)
@@ -115,7 +115,7 @@ def standby(primary: EmbeddedServer, folder: Path) -> Iterator[Standby]:
     standby.remove()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def make_reader(primary: EmbeddedServer, standby: Standby) -> MakeReader:
     """`async with make_reader() as reader` serves with settings of its own."""
 
@@ -139,7 +139,7 @@ def make_reader(primary: EmbeddedServer, standby: Standby) -> MakeReader:
     return make
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="package")
 async def reader(make_reader: MakeReader) -> AsyncIterator[Reader]:
     """One server process."""
     async with make_reader() as reader:

@@ -51,7 +51,11 @@ class Standby:
     @property
     def url(self) -> str:
         """As the application logs in."""
-        return f"postgresql://engram_owner@/{DATABASE}?host={self._socket}"
+        return self.url_of(DATABASE)
+
+    def url_of(self, database: str) -> str:
+        """The same, to any database."""
+        return f"postgresql://engram_owner@/{database}?host={self._socket}"
 
     def sql(self, statement: str) -> str:
         """One value, as superuser."""

@@ -41,7 +41,7 @@ class Populated:
     world: World
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="package")
 async def populated(
     reader: Reader, make_reader: MakeReader, primary: EmbeddedServer, standby: Standby
 ) -> AsyncIterator[Populated]:

@@ -18,6 +18,7 @@ from graphql import OperationType
 from pydantic import SecretStr
 from sqlalchemy import text
 
+import db.replica
 from db import tokens
 from db.embedded import DATABASE, EmbeddedServer
 from db.engine import DatabaseUrlError, create_engine
@@ -119,8 +120,9 @@ async def test_a_standby_that_is_killed_costs_no_answer_and_is_used_again(
 
 
 async def test_a_standby_that_falls_silent_is_waited_for_seconds_at_most(
-    reader: Reader, standby: Standby, anna: Someone
+    reader: Reader, standby: Standby, anna: Someone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(db.replica, "SILENT_SECONDS", 0.5)
     async with load(anna, writing=False) as people:
         before = await reader.counts()
         standby.signal(signal.SIGSTOP)

@@ -113,7 +113,7 @@ async def test_what_another_process_wrote_is_seen_once_it_was_heard_of(
             assert await reader.where(anna) == "written"
 
 
-@pytest_asyncio.fixture(scope="module")
+@pytest_asyncio.fixture(scope="package")
 async def deaf(make_reader: MakeReader) -> AsyncIterator[Reader]:
     """A process that hears of no other's writes, and sends BEGIN by itself, as behind a pooler."""
     async with make_reader(database_pooler="transaction", database_poll_seconds=3_600.0) as deaf:
