@@ -302,9 +302,14 @@ def metrics_routes(
     if measures is None:
         return []
     token = settings.metrics_token
-    more = () if reading is None else (replica_families(reading),)
     page = MetricsPage(
-        (measures.families, database(engines), lag.families, process(watched), *more),
+        (
+            measures.families,
+            database(engines),
+            replica_families(reading),
+            lag.families,
+            process(watched),
+        ),
         None if token is None else token.get_secret_value(),
     )
     return [Route("/metrics", page.answer, methods=["GET"])]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading"]
 
-PRIMARY_FOR_GOOD = (OF_PRIMARY, "0A000", "25006", "55000")
-"""What a standby says to what it can never do: not supported, read-only, in recovery."""
+PRIMARY_FOR_GOOD = (OF_PRIMARY, "25006", "55000")
+"""What a standby says to what it can never do: it is read-only, or in recovery."""
 Execute = Callable[["Planned", Context], Awaitable["Answer"]]
 
 

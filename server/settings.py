@@ -314,6 +314,13 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("database_replica_url")
+    @classmethod
+    def _has_a_primary(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data.get("database_url") is None:
+            raise PydanticCustomError("no_primary", "It needs DATABASE_URL to be set")
+        return value
+
     @field_validator("trusted_documents_only")
     @classmethod
     def _names_documents(cls, value: bool, info: ValidationInfo) -> bool:

@@ -21,7 +21,7 @@ from db.meter import Meter
 from db.migrate import check, current_revision, head_revision, serves, upgrade
 from db.replica import FAILURES, prove
 from db.repositories import accounts
-from db.security import verify_row_security
+from db.security import RowSecurityError, verify_row_security
 from db.session import Author, Session, SessionOptions
 from db.standby import NotAReplica, WrongReplica
 from db.tokens import Minted
@@ -111,7 +111,6 @@ def database(settings: Settings) -> Iterator[Opened]:
             "database_url": SecretStr(server.url()),
             "database_migration_url": None,
             "database_listen_url": None,
-            "database_replica_url": None,
             "database_pooler": "session",
             # what follows from the absence of a URL must not change with its presence
             "engram_environment": "development" if settings.development else "production",
@@ -168,7 +167,7 @@ async def _prove(engine: AsyncEngine, options: SessionOptions) -> None:
 async def _prove_replica(primary: AsyncEngine, settings: Settings) -> None:
     """Refuse a replica that can never be one; one that is away or behind may come back.
 
-    Raises StartupError, RowSecurityError, DatabaseUrlError.
+    Raises StartupError, DatabaseUrlError.
     """
     if settings.database_replica_url is None:
         return
@@ -177,7 +176,8 @@ async def _prove_replica(primary: AsyncEngine, settings: Settings) -> None:
         await prove(primary, replica, settings.session_options)
     except WrongReplica as error:
         raise StartupError(str(error)) from error
-    except NotAReplica as error:
+    except (NotAReplica, RowSecurityError) as error:
+        # It may not have replayed the last migration.
         log.warning("replica_not_used", reason=str(error))
     except FAILURES as error:
         cause: BaseException = error

@@ -60,25 +60,26 @@ def database(engines: Mapping[str, AsyncEngine]) -> Callable[[], Iterator[Family
     return families
 
 
-def replica_families(reading: Reading) -> Callable[[], Iterator[Family]]:
-    """A replica, and which queries it answers."""
+def replica_families(reading: Reading | None) -> Callable[[], Iterator[Family]]:
+    """A replica, if there is one, and which queries it answers."""
 
     def families() -> Iterator[Family]:
-        replica = reading.replica
-        yield Family("engram_replica_used", "gauge", "Whether the replica answers queries.").add(
-            replica.state == "ok"
-        )
+        used = Family("engram_replica_used", "gauge", "Whether the replica answers queries.")
         lag = Family(
             "engram_replica_lag_seconds", "gauge", "How old what the replica answers is, at most."
         )
-        if replica.lag_seconds is not None:
-            lag.add(replica.lag_seconds)
+        if reading is not None:
+            replica = reading.replica
+            used.add(replica.state == "ok")
+            if replica.lag_seconds is not None:
+                lag.add(replica.lag_seconds)
+        yield used
         yield lag
         yield by_label(
             "engram_reads_total",
             "Queries that read: from the replica, or from the primary and why.",
             "from",
-            reading.counts,
+            {} if reading is None else reading.counts,
         )
 
     return families

@@ -122,10 +122,10 @@ def written(world: World, name: str, field: GraphQLField) -> str:
         return f'"{world.value(reference("id", keys.get(type_.name, "task"), 0))}"'
 
     given = [
-        f"{argument}: " + (f"[{value('ID')}]" if is_list_type(inner) else value(inner.name))
+        f"{argument}: " + (f"[{found}]" if is_list_type(get_nullable_type(one.type)) else found)
         for argument, one in field.args.items()
         if is_required_argument(one)
-        for inner in [get_nullable_type(one.type)]
+        for found in [value(get_named_type(one.type).name)]
     ]
     arguments = f"({', '.join(given)})" if given else ""
     inner = "" if is_leaf_type(type_) else "{ __typename }"

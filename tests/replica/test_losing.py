@@ -13,9 +13,10 @@ from typing import Any, cast
 from unittest.mock import ANY
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from graphql import OperationType
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy import text
 
 import db.replica
@@ -203,6 +204,33 @@ async def test_a_standby_proves_what_it_has_replayed_before_it_answers(
             else:
                 assert await session.scalar(text("SELECT 1")) == 1
     await engine.dispose()
+
+
+async def test_a_client_that_leaves_stops_its_query_on_the_standby(
+    reader: Reader, primary: EmbeddedServer, standby: Standby, anna: Someone
+) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    before = await reader.counts()
+    admin = await asyncpg.connect(primary.admin_url(DATABASE))
+    try:
+        async with admin.transaction(), asyncio.timeout(30):
+            await admin.execute("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
+            await asyncio.to_thread(standby.catch_up)  # it holds the lock as well now
+            leaving = asyncio.create_task(anna.ask(BOTH))
+            while standby.sql(waiting) != "1":  # noqa: ASYNC110  # another process's
+                await asyncio.sleep(0.01)
+            leaving.cancel()
+            while standby.sql(waiting) != "0":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        await admin.close()
+    assert (await reader.counts()).get("failed") == before.get("failed")
+    await reader.until_read(anna)
+
+
+def test_a_replica_needs_a_primary() -> None:
+    with pytest.raises(ValidationError, match="It needs DATABASE_URL to be set"):
+        Settings(_env_file=None, database_replica_url=SecretStr("postgresql://a/b"))
 
 
 @pytest.fixture
