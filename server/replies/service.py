@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.repositories.conversations_generations import Lease
@@ -186,7 +187,12 @@ class Replies:
         """End what other processes left behind, or begin it anew."""
         for owner_id, id in await self._store.abandoned():
             may_begin = self._provider is not None and not self._closing
-            job = await self._store.take_over(owner_id, id, may_begin=may_begin)
+            try:
+                job = await self._store.take_over(owner_id, id, may_begin=may_begin)
+            except DBAPIError as error:
+                # The others are not to wait for one whose rows somebody holds.
+                log.warning("reply_not_ended", generation_id=str(id), error=type(error).__name__)
+                continue
             if job is not None:
                 log.info("reply_taken_over", generation_id=str(id), epoch=job.epoch)
                 self.start(job)

@@ -12,14 +12,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.models.conversations import MessageStatus
+from db.locking import lock_one
+from db.models.conversations import Message, MessageStatus
 from db.models.conversations_generations import DeltaKind, Generation
+from db.notifications import Listener
 from db.repositories import conversations_runs as runs
 from db.repositories.conversations_generations import Lease, follow, stop_generation
 from db.repositories.conversations_runs import Delta, Fenced, Outcome, Place
 from db.scope import readable
 from db.session import SessionOptions
 from schema import ids
+from server.replies.service import Replies, ReplyOptions
 from server.replies.store import Job, Store
 from tests.conftest import NewPerson, OpenSession
 from tests.conversations.talks import start
@@ -27,6 +30,7 @@ from tests.mutations import done
 from tests.people import Person
 
 GENERATIONS = Generation.__table__
+MESSAGES = Message.__table__
 
 
 async def ask(person: Person) -> UUID:
@@ -178,6 +182,41 @@ async def test_a_runner_whose_reply_another_has_begun_anew_is_fenced_out(
                 await write(1)
         async with session.transaction():
             await write(2)
+
+
+async def test_one_that_cannot_be_ended_holds_up_no_other(
+    person: Person, engine: AsyncEngine, open_session: OpenSession, admin_engine: AsyncEngine
+) -> None:
+    stuck, other = await ask(person), await ask(person)
+    lapse = (
+        "UPDATE generations SET lease_expires_at = now() - interval '1 s' * :n,"
+        " status = 'streaming' WHERE id = :id"
+    )
+    async with admin_engine.connect() as connection:
+        await connection.execute(sa.text(lapse), {"id": stuck, "n": 1_000})
+        await connection.execute(sa.text(lapse), {"id": other, "n": 1})
+    shows = """query($id: ID!) { node(id: $id) { ... on Generation {
+        status assistantMessage { id } } } }"""
+
+    async def node(id: UUID) -> dict[str, Any]:
+        found: dict[str, Any] = (await person.ask(shows, id=ids.encode("generation", id)))["node"]
+        return found
+
+    message = ids.decode((await node(stuck))["assistantMessage"]["id"])[1]
+    options = SessionOptions(lock_timeout_ms=50)
+    replies = Replies(engine, options, ReplyOptions(lease_seconds=0.5), Listener(engine))
+    holding = open_session(person.owner_id)
+    async with holding.transaction():
+        await lock_one(holding, MESSAGES, message)
+        replies.open()
+        async with asyncio.timeout(20):
+            while (await node(other))["status"] != "INTERRUPTED":  # noqa: ASYNC110 - there is nothing to wait on
+                await asyncio.sleep(0.02)
+        assert (await node(stuck))["status"] == "STREAMING"
+    async with asyncio.timeout(20):
+        while (await node(stuck))["status"] != "INTERRUPTED":  # noqa: ASYNC110 - there is nothing to wait on
+            await asyncio.sleep(0.02)
+    await replies.close(0)
 
 
 async def test_only_what_was_abandoned_is_taken_over(
