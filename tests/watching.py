@@ -17,7 +17,7 @@ from server.guard import Limits
 from server.requests import GraphQLRequest
 from tests.people import Person
 
-SECONDS = 5
+SECONDS = 30
 
 
 class _Announcing:

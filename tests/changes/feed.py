@@ -28,7 +28,7 @@ FOLLOW = """subscription($after: String, $types: [EntityType!]) {
     }
 }"""
 LATEST = "{ changes(first: 0) { latestCursor } }"
-SECONDS = 10
+SECONDS = 30
 
 
 async def page(person: Person, **variables: Any) -> dict[str, Any]:
