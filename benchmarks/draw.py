@@ -12,8 +12,8 @@ from benchmarks.peers import PEERS
 from benchmarks.report import SERVER, Samples
 from benchmarks.workloads import WORKLOADS
 
-WIDTH = 760
-LEFT, RIGHT = 292, 130
+WIDTH = 800
+LEFT, RIGHT = 330, 130
 TOP, BAR, GAP = 62, 22, 12
 OURS, OTHERS, POSTGRES = "#0f766e", "#64748b", "#cbd5e1"
 POSTGRES_MS = attrgetter("postgres_ms")
