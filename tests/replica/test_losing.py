@@ -228,6 +228,42 @@ async def test_a_client_that_leaves_stops_its_query_on_the_standby(
     await reader.until_read(anna)
 
 
+async def test_queries_that_would_wait_for_many_others_are_the_primary_s(
+    make_reader: MakeReader, primary: EmbeddedServer, standby: Standby, anna: Someone
+) -> None:
+    async with make_reader(database_pool_size=1) as reader:
+        there = reader.as_(anna)
+        await reader.until_read(anna)
+        pool: Any = reader.served.app.state.reading.replica.engine.sync_engine.pool
+        admin = await asyncpg.connect(primary.admin_url(DATABASE))
+        try:
+            async with admin.transaction(), asyncio.timeout(30):
+                await admin.execute("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
+                await asyncio.to_thread(standby.catch_up)
+                held = asyncio.create_task(there.ask(BOTH))
+                while pool.checkedout() == 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                waits = asyncio.create_task(there.ask("{ viewer { id } }"))
+                while pool.waiting == 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert await reader.where(anna) == "busy"
+        finally:
+            await admin.close()
+        await asyncio.gather(held, waits)
+
+
+async def test_what_cannot_be_proven_is_refused(primary: EmbeddedServer, standby: Standby) -> None:
+    function = "FUNCTION pg_control_checkpoint()"
+    primary.sql(f"REVOKE EXECUTE ON {function} FROM PUBLIC", database=DATABASE)
+    try:
+        standby.catch_up()
+        with pytest.raises(StartupError, match=r"cannot be proven: .* EXECUTE on pg_control"):
+            await prepare(Opened(settings_of(primary, standby.url), embedded=False))
+    finally:
+        primary.sql(f"GRANT EXECUTE ON {function} TO PUBLIC", database=DATABASE)
+        standby.catch_up()
+
+
 def test_a_replica_needs_a_primary() -> None:
     with pytest.raises(ValidationError, match="It needs DATABASE_URL to be set"):
         Settings(_env_file=None, database_replica_url=SecretStr("postgresql://a/b"))
