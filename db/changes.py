@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
+from db.announcements import Operation
 from db.constraints import violated
 from db.recording import (
     audited_names,
@@ -30,7 +31,7 @@ from db.recording import (
 )
 from db.refusals import Missing, Refused, Stale, invalid
 from db.scope import OWNER, predicate, readable
-from db.session import Operation, Session
+from db.session import Session
 
 Record: TypeAlias = Row[*tuple[Any, ...]]
 IDS = sa.bindparam("ids", type_=ARRAY(sa.Uuid()))

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.failures import DatabaseUnavailable
 from db.lsn import NOWHERE, read_lsn
 from db.pipeline import Ahead, Pipeline
 from db.pool import check_in, check_in_now, check_out, is_pooled, throw_away
@@ -40,10 +41,6 @@ REPLAYED = (
     " AND pg_catalog.pg_last_wal_replay_lsn()>={}::text::pg_lsn,false)::int"
 )
 T = TypeVar("T")
-
-
-class DatabaseUnavailable(Exception):
-    """No connection could be had or kept: the server is away, or all connections are busy."""
 
 
 @dataclass(frozen=True, slots=True)

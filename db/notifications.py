@@ -22,8 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.announcements import CHANNEL, Operation
 from db.horizon import Horizon
-from db.session import CHANNEL, Operation
 from db.subscribers import GAP, Change, FellBehind, Subscription, Topic, Watch
 
 __all__ = ["Change", "FellBehind", "Listener", "Subscription", "Watch"]

@@ -22,7 +22,7 @@ def author_parameters(session: Session, action: str) -> dict[str, object]:
     author = session.author
     if author is None:
         raise RuntimeError("A change needs an author.")
-    session.recorded = True
+    session.announcements.recorded = True
     return {
         "action": action,
         "actor_kind": author.kind,

@@ -20,11 +20,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable, ReplicaFailed, StatementCancelled
 from db.lsn import NOWHERE, UNREADABLE
 from db.pool import ReadyPool
 from db.security import RowSecurityError, verify_row_security
-from db.session import ReplicaFailed, Session, SessionOptions, StatementCancelled
+from db.session import Session, SessionOptions
 from db.standby import NotAReplica, place, prove_standby, replayed
 
 __all__ = ["Reason", "Replica", "State", "prove"]

@@ -9,7 +9,6 @@ also the proof that the connection lives, so a broken one is replaced before any
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,52 +22,22 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable, Opening, OpenTransaction, uninterrupted
+from db.announcements import Announcements, Operation
+from db.connection import Opening, OpenTransaction, uninterrupted
+from db.failures import (
+    OF_PRIMARY,
+    DatabaseUnavailable,
+    ReplicaFailed,
+    SessionClosed,
+    StatementCancelled,
+)
 from db.lsn import NOWHERE, UNREADABLE, show_lsn
 from db.meter import meter_of
 from db.prepared import Prepared, PreparedSelect, prepare
 
-__all__ = [
-    "CHANNEL",
-    "Author",
-    "DatabaseUnavailable",
-    "Operation",
-    "Recorder",
-    "ReplicaFailed",
-    "Session",
-    "SessionClosed",
-    "SessionOptions",
-    "StatementCancelled",
-    "Transaction",
-]
-
-CHANNEL = "engram_changes"
-IDS_PER_PAYLOAD = 200  # 35 bytes each; PostgreSQL refuses payloads of 8,000 bytes
-Operation = Literal["insert", "update", "delete", "restore"]
 Parameters = Mapping[str, object]
-OF_PRIMARY = "of_primary"
-"""Why a statement is not for a replica, which was not even asked."""
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-
-
-class SessionClosed(RuntimeError):
-    """Something was asked of a session after its end: the answer it was for has been given."""
-
-
-class StatementCancelled(Exception):
-    """A statement was stopped: it ran into its time limit, or the session was cancelled."""
-
-
-class ReplicaFailed(DatabaseUnavailable):
-    """A replica did not answer a statement: all of the operation is for the primary."""
-
-    def __init__(self, state: str | None = None, *, lost: bool = False) -> None:
-        super().__init__("The replica did not answer.")
-        self.state = state
-        """PostgreSQL's name of the failure, if it is one of PostgreSQL's."""
-        self.lost = lost
-        """Whether there was no connection, or is none any more."""
 
 
 class Recorder(Protocol):
@@ -134,9 +103,7 @@ class Session:
         self._failure: DBAPIError | None = None
         self._replayed: str | None = None
         self._first: set[asyncio.Task[Any]] = set()
-        self._changes: dict[tuple[str, UUID, Operation], list[UUID]] = {}
-        self.recorded = False
-        """Whether the transaction has audit events, of which the change feed's readers are told."""
+        self.announcements = Announcements()
         self.plans_once = False
         """Whether PostgreSQL is to plan prepared statements once, for any arguments.
 
@@ -252,7 +219,7 @@ class Session:
         """Tell listeners of changed rows, if and when the transaction commits."""
         if not self._writing:
             raise RuntimeError("Changes are announced inside a transaction.")
-        self._changes.setdefault((entity_type, scope_id, operation), []).extend(ids)
+        self.announcements.add(entity_type, scope_id, ids, operation)
 
     def after(self, task: asyncio.Task[Any]) -> None:
         """Open nothing before a task is done: it waits for others, and a connection must not."""
@@ -388,8 +355,7 @@ class Session:
             if self._writing and not closing:
                 raise RuntimeError("A transaction is open, not a snapshot.")
             self._writing = self._spent = False
-            self._changes.clear()
-            self.recorded = False
+            self.announcements = Announcements()
             await self._end("ROLLBACK")
 
     async def _finish_transaction(self, *, commit: bool) -> None:
@@ -397,21 +363,16 @@ class Session:
             if not self._writing:
                 return  # closed underneath, which rolled back
             self._writing = False
-            changes, self._changes = self._changes, {}
-            recorded, self.recorded = self.recorded, False
+            told, self.announcements = self.announcements, Announcements()
             if self._open is not None and not self._open.used:
-                if not (commit and changes):
+                if not (commit and told):
                     self._open = None
                     return
                 await self._run(self._open, "SELECT", ())
             if not commit:
                 await self._end("ROLLBACK")
                 return
-            announcements = "".join(
-                f"SELECT pg_notify('{CHANNEL}','{payload}');"
-                for payload in _payloads(self._owner_id, changes, recorded)
-            )
-            status = await self._end(f"{announcements}COMMIT", locate=self.locates)
+            status = await self._end(f"{told.script(self._owner_id)}COMMIT", locate=self.locates)
             if status is None:
                 raise DatabaseUnavailable("The connection was lost before the commit ended.")
             if status != "COMMIT":
@@ -444,39 +405,3 @@ def _settings(
         "idle_in_transaction_session_timeout": str(int(options.idle_timeout_ms)),
     }
     return (*settings, "app.owner_id"), tuple(settings.values())
-
-
-def _payloads(
-    owner_id: UUID | None,
-    changes: Mapping[tuple[str, UUID, Operation], Sequence[UUID]],
-    recorded: bool,
-) -> list[str]:
-    """NOTIFY payloads below PostgreSQL's limit. They hold ids only: NOTIFY knows no rights."""
-    if owner_id and recorded and not changes:
-        return [json.dumps({"o": owner_id.hex})]
-    payloads = []
-    for (entity_type, scope_id, operation), ids in changes.items():
-        distinct = list(dict.fromkeys(identifier.hex for identifier in ids))
-        for start in range(0, len(distinct), IDS_PER_PAYLOAD):
-            some = distinct[start : start + IDS_PER_PAYLOAD]
-            payload = notice(owner_id, entity_type, scope_id, some, operation)
-            payloads.append(payload.replace("'", "''"))
-    return payloads
-
-
-def notice(
-    owner_id: UUID | None,
-    entity_type: str,
-    scope_id: UUID,
-    ids: Sequence[str],
-    operation: Operation,
-) -> str:
-    """What listeners are told of some changed rows, whose ids are 32 hex digits each."""
-    payload = {
-        "o": owner_id.hex if owner_id else "",
-        "t": entity_type,
-        "s": scope_id.hex,
-        "op": operation,
-        "ids": ids,
-    }
-    return json.dumps(payload, separators=(",", ":"))

@@ -13,11 +13,12 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy import CTE, ColumnElement, ForeignKeyConstraint, Table
 
+from db.announcements import Operation
 from db.changes import Record, update_one
 from db.recording import author_parameters, raised, recorded_update, shown
 from db.refusals import Missing, Stale, invalid
 from db.scope import owner_column, predicate, readable
-from db.session import Operation, Session
+from db.session import Session
 
 MARKS = ("deleted_at", "deletion_id")
 ROOT = sa.bindparam("root", type_=sa.Uuid())

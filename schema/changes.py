@@ -15,10 +15,10 @@ from uuid import UUID
 import orjson
 import strawberry
 
+from db.failures import DatabaseUnavailable
 from db.prepared import PreparedSelect
 from db.repositories import journal
 from db.repositories.journal import START, Position
-from db.session import DatabaseUnavailable
 from schema import (
     accounts,
     accounts_exports,

@@ -14,7 +14,7 @@ from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList
 from graphql.pyutils import AwaitableOrValue, Path
 
-from db.session import DatabaseUnavailable, SessionClosed, StatementCancelled
+from db.failures import DatabaseUnavailable, SessionClosed, StatementCancelled
 from schema.planned import RowsPlan, Run
 from schema.planned_roots import Root
 from schema.plans import Plans, tell

@@ -12,7 +12,7 @@ import structlog
 from graphql import FieldNode, FragmentDefinitionNode, GraphQLError, OperationDefinitionNode
 from graphql.execution.values import VariableValues, get_variable_values
 
-from db.session import DatabaseUnavailable, StatementCancelled
+from db.failures import DatabaseUnavailable, StatementCancelled
 from schema.context import Context
 from schema.mirror import Mirror
 from schema.plan import Planner

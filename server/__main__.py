@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 
-from db.connection import DatabaseUnavailable
 from db.embedded import EmbeddedServerError
 from db.engine import DatabaseUrlError, create_engine
+from db.failures import DatabaseUnavailable
 from db.migrate import head_revision, revise, upgrade
 from db.security import RowSecurityError
 from db.tokens import Minted

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable
 
 __all__ = ["Background"]
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable
 from db.models.accounts import ExportStatus
 from db.repositories import exports
 from db.session import Session, SessionOptions

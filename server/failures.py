@@ -13,9 +13,8 @@ from typing import TypedDict
 import structlog
 from graphql import ArgumentNode, DirectiveNode, GraphQLError, ValueNode
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable, StatementCancelled
 from db.notifications import FellBehind
-from db.session import StatementCancelled
 
 __all__ = ["Failure", "Place", "code_of", "failure", "from_client", "present", "reveal"]
 

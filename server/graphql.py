@@ -16,7 +16,7 @@ from time import time
 from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable
 from db.lsn import NOWHERE, read_lsn
 from schema.context import Client
 from schema.gate import Allowance

@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable, StatementCancelled
 from db.migrate import current_revision, serves
 from db.pool import ReadyPool
 from db.replica import Replica
 from db.security import RowSecurityError, verify_row_security
-from db.session import SessionOptions, StatementCancelled
+from db.session import SessionOptions
 
 __all__ = ["Readiness", "alive"]
 

@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import tokens
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable
 from db.models.accounts import ApiKey, LoginSession, User
 from db.scope import predicate, readable
 from db.session import Session, SessionOptions

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from graphql import OperationType
 
+from db.failures import OF_PRIMARY, ReplicaFailed
 from db.lsn import NOWHERE, show_lsn
 from db.replica import Replica
-from db.session import OF_PRIMARY, ReplicaFailed
 from schema.context import Context
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
-from db.session import Session, SessionOptions, StatementCancelled
+from db.failures import DatabaseUnavailable, StatementCancelled
+from db.session import Session, SessionOptions
 from server.execution import OperationContext, Planned
 from server.requests import hash_of
 

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable
 from schema.context import Actor
 from server.execution import Answer, Planned
 from server.failures import failure

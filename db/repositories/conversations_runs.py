@@ -14,6 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
+from db.announcements import notice
 from db.changes import Record, update
 from db.models.conversations import Message, MessageStatus, PartType
 from db.models.conversations_generations import DeltaKind, Generation, GenerationDelta
@@ -21,7 +22,7 @@ from db.prepared import PreparedSelect
 from db.recording import shown
 from db.repositories.conversations import store_parts
 from db.scope import OWNER, predicate, readable
-from db.session import Session, notice
+from db.session import Session
 
 MESSAGES = Message.__table__
 GENERATIONS = Generation.__table__

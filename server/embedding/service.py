@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable, StatementCancelled
 from db.repositories import knowledge_embedding as work
 from db.repositories.knowledge_chunks import cut_pending
-from db.session import Session, SessionOptions, StatementCancelled
+from db.session import Session, SessionOptions
 from schema.context import NoEmbedding
 from server.embedding.embedder import Embedder, pause_after
 from server.embedding.provider import EmbeddingFailed, Provider

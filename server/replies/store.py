@@ -17,13 +17,13 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
+from db.failures import DatabaseUnavailable, StatementCancelled
 from db.repositories import conversations_runs as runs
 from db.repositories.conversations_citations import Passage, passages_of
 from db.repositories.conversations_generations import Lease
 from db.repositories.conversations_prompts import Said, branch_of
 from db.repositories.conversations_runs import Delta, Fenced, Outcome
-from db.session import Author, Session, SessionOptions, StatementCancelled
+from db.session import Author, Session, SessionOptions
 from server.replies.appender import Appender
 
 FIRST_PAUSE_SECONDS = 0.1

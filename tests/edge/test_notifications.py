@@ -10,9 +10,9 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.announcements import Operation
 from db.engine import create_engine
 from db.notifications import Change, FellBehind, Listener, Subscription
-from db.session import Operation
 from tests.conftest import NewOwner, OpenSession
 from tests.edge.waiting import until
 

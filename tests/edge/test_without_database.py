@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from db import tokens
-from db.connection import DatabaseUnavailable
 from db.engine import create_engine
+from db.failures import DatabaseUnavailable
 from server.app import create_app
 from tests.conftest import FreshDatabase, NewOwner
 from tests.edge.conftest import MakeSettings

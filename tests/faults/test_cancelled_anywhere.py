@@ -17,10 +17,11 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.engine import create_engine
+from db.failures import StatementCancelled
 from db.models.work import Project
 from db.prepared import PreparedSelect
 from db.scope import OWNER, readable
-from db.session import Session, StatementCancelled
+from db.session import Session
 from tests.conftest import NewOwner
 
 PROJECTS = Project.__table__

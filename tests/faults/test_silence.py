@@ -11,10 +11,10 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
-from db.session import Session, StatementCancelled
+from db.failures import DatabaseUnavailable, StatementCancelled
+from db.session import Session
 from tests.conftest import NewOwner
 from tests.faults.proxy import Proxy
 

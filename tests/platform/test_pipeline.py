@@ -18,11 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.connection import Opening, OpenTransaction
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
+from db.failures import StatementCancelled
 from db.models.work import Project
 from db.pipeline import Pipeline, _Incoming
 from db.prepared import PreparedSelect
 from db.scope import readable
-from db.session import Session, SessionOptions, StatementCancelled
+from db.session import Session, SessionOptions
 from tests.conftest import NewOwner, OpenSession
 
 PROJECTS = Project.__table__

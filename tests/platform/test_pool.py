@@ -13,8 +13,8 @@ import pytest_asyncio
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db.connection import DatabaseUnavailable
 from db.engine import create_engine
+from db.failures import DatabaseUnavailable
 from db.pool import ReadyPool
 from db.session import Session
 

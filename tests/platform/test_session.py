@@ -13,19 +13,14 @@ from sqlalchemy import Uuid, bindparam, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db.announcements import CHANNEL
 from db.embedded import EmbeddedServer
 from db.engine import create_engine
+from db.failures import DatabaseUnavailable, StatementCancelled
 from db.models.accounts import User
 from db.models.work import Project
 from db.scope import OWNER, predicate, readable, scope_disabled
-from db.session import (
-    CHANNEL,
-    Author,
-    DatabaseUnavailable,
-    Session,
-    SessionOptions,
-    StatementCancelled,
-)
+from db.session import Author, Session, SessionOptions
 from tests.conftest import NewOwner, OpenSession
 
 PROJECTS = Project.__table__

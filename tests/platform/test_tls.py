@@ -16,7 +16,8 @@ from sqlalchemy import text
 
 from db.embedded_host import system_user
 from db.engine import create_engine
-from db.session import DatabaseUnavailable, Session, SessionOptions
+from db.failures import DatabaseUnavailable
+from db.session import Session, SessionOptions
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 pytestmark = pytest.mark.skipif(

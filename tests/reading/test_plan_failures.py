@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
-from db.connection import DatabaseUnavailable, OpenTransaction
+from db.connection import OpenTransaction
+from db.failures import DatabaseUnavailable
 from tests.factories import Factory, store
 from tests.people import Person
 from tests.reading.conftest import Population, services

@@ -23,7 +23,8 @@ import db.replica
 from db import tokens
 from db.embedded import DATABASE, EmbeddedServer
 from db.engine import DatabaseUrlError, create_engine
-from db.session import ReplicaFailed, Session
+from db.failures import ReplicaFailed
+from db.session import Session
 from schema.context import Actor, Context, Services
 from server.documents import Placement
 from server.execution import Answer
