@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.session import Session
 from tests.mutations import done
@@ -303,3 +304,14 @@ async def test_a_text_that_says_nothing_is_near_nothing(place: Place) -> None:
     assert titles(await search(person, "lamp", mode="VECTOR")) == ["lamp"]
     found = await person.ask(MESSAGES, query="lamp", mode="VECTOR")
     assert found["searchMessages"]["totalCount"] == 0
+
+
+@pytest.mark.parametrize("function", ["engram_vector_chunks", "engram_vector_messages"])
+async def test_an_owner_s_vectors_are_never_read_by_reading_all_vectors(
+    admin_engine: AsyncEngine, function: str
+) -> None:
+    """PostgreSQL would from a twelfth of the table on; `benchmarks search` shows the cost."""
+    statement = text("SELECT proconfig FROM pg_proc WHERE proname = :function")
+    async with admin_engine.connect() as connection:
+        settings = (await connection.execute(statement, {"function": function})).scalar_one()
+    assert "enable_seqscan=off" in settings
