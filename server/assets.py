@@ -22,6 +22,9 @@ SOURCES = HERE / "web"
 STATIC = HERE / "static"
 CDN = "https://cdn.jsdelivr.net/npm"
 LOCK_FILES = ("package.json", "package-lock.json", ".npmrc")
+# Without a network npm alone would try for minutes, and say nothing.
+NPM = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+NPM_RETRIES = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")
 
 
 class AssetsError(Exception):
@@ -102,16 +105,21 @@ def install(folder: Path = STATIC, *, seconds: float = 300) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in LOCK_FILES:
             shutil.copy(SOURCES / name, scratch)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         try:
             subprocess.run(  # noqa: S603
-                command, cwd=scratch, check=True, capture_output=True, text=True, timeout=seconds
+                [npm, *NPM, *NPM_RETRIES],
+                cwd=scratch,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
             )
         except subprocess.TimeoutExpired:
             raise AssetsError(f"npm did not finish within {seconds:g} seconds") from None
         except subprocess.CalledProcessError as error:
-            last = error.stderr.strip().splitlines()[-1:] or [f"status {error.returncode}"]
-            raise AssetsError(f"npm failed: {last[0]}") from None
+            # The first line has npm's code; the last says only where its log is.
+            said = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
+            raise AssetsError(f"npm failed: {said[0].removeprefix('npm error ')}") from None
         folder.mkdir(parents=True, exist_ok=True)
         for asset in ASSETS:
             source = Path(scratch, "node_modules", asset.package, asset.file)
@@ -126,6 +134,7 @@ def install(folder: Path = STATIC, *, seconds: float = 300) -> None:
 def main() -> int:
     if installed():
         return 0
+    sys.stderr.write("Fetching GraphiQL with npm …\n")
     try:
         install()
     except AssetsError as error:

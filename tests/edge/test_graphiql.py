@@ -113,7 +113,18 @@ def test_without_npm_set_up_goes_on(
         assets.install(tmp_path / "static")
     monkeypatch.setattr(assets, "installed", lambda: False)
     assert assets.main() == 0
-    assert capsys.readouterr().err == "GraphiQL will come from a CDN: npm is not installed.\n"
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "GraphiQL will come from a CDN: npm is not installed."
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_without_a_network_npm_gives_up_and_its_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:1/")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    with pytest.raises(AssetsError, match=r"^npm failed: code ECONNREFUSED$"):
+        assets.install(tmp_path / "static", seconds=30)
 
 
 def test_its_data_cannot_end_its_script(tmp_path: Path) -> None:
