@@ -94,6 +94,7 @@ _quoted: Callable[[str], str] = postgresql.dialect().identifier_preparer.quote  
 FUNCTIONS = frozenset(
     {
         "engram_abandoned_generations",
+        "engram_any_word_chunks",
         "engram_by_index",
         "engram_claim_embedding_jobs",
         "engram_due_exports",

@@ -34,7 +34,10 @@ class RetrievalInput:
 
     query: str | None = strawberry.field(
         default=UNSET,
-        description=f"What to look for; else the message's first {MAX_QUERY_CHARS} characters.",
+        description=(
+            f"What to look for; else the message's first {MAX_QUERY_CHARS} characters. Some of its"
+            " words are enough for a passage to be found; rare ones count most."
+        ),
     )
     mode: SearchMode | None = strawberry.field(
         default=UNSET, description="How to look, as searchDocuments does; HYBRID by default."
@@ -107,7 +110,7 @@ class Retrieval:
         if self._documents:
             documents = self._documents
             narrow = lambda source: source.c.id.in_(documents)  # noqa: E731
-        hits = await repository.search_documents(session, self._query, self._legs, narrow)
+        hits = await repository.search_passages(session, self._query, self._legs, narrow)
         chosen = _chosen(hits, self._first)
         held = await repository.held_documents(session, {hit.id for hit, _ in chosen})
         found = await repository.chunk_places(session, [chunk for _, chunk in chosen])

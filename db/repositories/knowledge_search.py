@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -94,9 +94,8 @@ class Hit:
     """Of a message: the stretch that is nearest to the query."""
 
 
-_QUERY = sa.func.websearch_to_tsquery(
-    sa.literal_column("'simple'"), sa.bindparam("query", type_=sa.Text()), type_=TSQUERY
-)
+_SAID = sa.bindparam("query", type_=sa.Text())
+_QUERY = sa.func.websearch_to_tsquery(sa.literal_column("'simple'"), _SAID, type_=TSQUERY)
 
 
 def embedded_by_current_model(target: FromClause, key: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -126,7 +125,25 @@ async def search_documents(
     values: Mapping[str, object] | None = None,
 ) -> list[Hit]:
     """Documents by their chunks and titles, the best first; as many as the window has room for."""
-    statement = _search(_DOCUMENTS, legs, narrow)
+    return await _documents(session, _DOCUMENTS, query, legs, narrow, values)
+
+
+async def search_passages(
+    session: Session, query: str, legs: Legs, narrow: Narrow | None = None
+) -> list[Hit]:
+    """Documents for a question: by what has some of its words, the rare ones above all."""
+    return await _documents(session, _PASSAGES, query, legs, narrow, None)
+
+
+async def _documents(
+    session: Session,
+    kind: _Kind,
+    query: str,
+    legs: Legs,
+    narrow: Narrow | None,
+    values: Mapping[str, object] | None,
+) -> list[Hit]:
+    statement = _search(kind, legs, narrow)
     hits: dict[UUID, Hit] = {}
     for row in await session.execute(statement, _parameters(query, legs, values)):
         hit = _placed(hits, row)
@@ -213,6 +230,8 @@ class _Kind:
     """Beyond the id, the rank and the value; a leg without one has null."""
     in_text: tuple[str, ...]
     in_vector: tuple[str, ...]
+    understood: bool = True
+    """Whether the function of words is given a tsquery, or the text of the query."""
 
 
 _DOCUMENTS = _Kind(
@@ -223,6 +242,7 @@ _DOCUMENTS = _Kind(
     ("chunk_id", "chunk_value"),
     ("chunk_id", "chunk_value"),
 )
+_PASSAGES = replace(_DOCUMENTS, text="engram_any_word_chunks", understood=False)
 _MESSAGES = _Kind(
     MESSAGES,
     "engram_text_messages",
@@ -256,7 +276,8 @@ def _legs(
     ids = allowed.scalar_subquery()
     parts = []
     if text:
-        found = getattr(sa.func, kind.text)(_QUERY, ids, _SIZE)
+        query = _QUERY if kind.understood else _SAID
+        found = getattr(sa.func, kind.text)(query, ids, _SIZE)
         parts.append(_leg(TEXT, kind, found, kind.in_text))
     if vector:
         found = getattr(sa.func, kind.vector)(_MODEL, _VECTOR, ids, _SIZE)

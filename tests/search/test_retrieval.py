@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from db.notifications import Listener
 from db.repositories.conversations_citations import cite
@@ -215,3 +216,75 @@ async def test_who_sends_again_embeds_nothing_again(
         "IDEMPOTENCY_CONFLICT"
     ]
     assert len(place.provider.asked) == asked
+
+
+async def test_a_question_in_sentences_finds_what_has_some_of_its_words(
+    place: Place, writer: Person
+) -> None:
+    """By words alone: the rare words of the question count, and those of every text do not."""
+    lamp = await write(writer, "The lamp over the stove is a QX-4711.", title="A")
+    await write(writer, "The stove is where the pots are, and the stove is hot.", title="B")
+    await write(writer, "One stove was sold.", title="C")
+    await write(writer, "What is it of which I can and should do nothing?", title="D")
+    question = "Could you please tell me what kind of lamp is over the stove in the kitchen?"
+    answer = await send(writer, question, mode="TEXT")
+    cited = answer["citations"]["nodes"]
+    assert cited[0]["document"]["id"] == lamp
+    assert {one["quote"].split()[0] for one in cited} == {"The", "One"}
+    assert len(cited) == 3
+    # Most words are of no chunk, and one is in another language.
+    answer = await send(writer, "Wo ist die Lampe mit der Nummer qx-4711 von Anna?", mode="TEXT")
+    assert [one["document"]["id"] for one in answer["citations"]["nodes"]] == [lamp]
+    # There is nothing but words of every text: they are looked for.
+    answer = await send(writer, "What should I do?", mode="TEXT", first=1)
+    assert "nothing" in answer["citations"]["nodes"][0]["quote"]
+
+
+async def test_titles_count_and_what_operators_are_in_searches_are_words(
+    place: Place, writer: Person
+) -> None:
+    await write(writer, "It gives light: a lamp.", title="Garden")
+    kitchen = await write(writer, "It gives light: a lamp.", title="Kitchen")
+    said = """Is 'the "lamp' (of | the) -kitchen & c:\\lamp\\' !light?"""
+    answer = await send(writer, said, mode="TEXT")
+    assert answer["citations"]["nodes"][0]["document"]["id"] == kitchen
+    assert len(answer["citations"]["nodes"]) == 2
+
+
+async def test_a_long_question_is_cut_to_its_longest_words(place: Place, writer: Person) -> None:
+    await write(writer, "aa ab ac")
+    lamp = await write(writer, "chandelier")
+    short = " ".join(f"a{one}" for one in "abcdefghijklmnopqrstuvwxyz")
+    shorter = " ".join(f"b{one}" for one in "abcdefghijklmnopqrstuvwxyz")
+    words = " ".join(f"illuminating{one}" for one in "abcdefghijklmnopqrstuvwxyz")
+    answer = await send(writer, f"{short} {shorter} {words} chandelier", mode="TEXT", first=20)
+    assert lamp in [one["document"]["id"] for one in answer["citations"]["nodes"]]
+
+
+async def test_words_that_too_many_chunks_have_say_nothing_beside_rarer_ones(
+    place: Place, writer: Person
+) -> None:
+    common = await write(writer, "common words " * 30, title="common")
+    rare = await write(writer, "rare words", title="rare")
+    await place.run(
+        """
+        INSERT INTO chunks (owner_id, document_id, revision, position, start, "end", token_count,
+            content, content_sha256)
+        SELECT owner_id, id, revision, n, n, n + 1, 1, 'common words ' || n, sha256(n::text::bytea)
+        FROM documents CROSS JOIN generate_series(100, 4200) AS n WHERE title = 'common'
+        """
+    )
+    answer = await send(writer, "words: common or rare", mode="TEXT", first=20)
+    assert [one["document"]["id"] for one in answer["citations"]["nodes"]] == [rare]
+    answer = await send(writer, "common words", mode="TEXT", first=1)
+    assert [one["document"]["id"] for one in answer["citations"]["nodes"]] == [common]
+
+
+async def test_passages_are_the_owners_alone(place: Place) -> None:
+    """Somebody who could run any SQL as the application still reads their own rows alone."""
+    mine, theirs = await place.person(), await place.person()
+    await write(theirs, "The lamp of a stranger")
+    find = text("SELECT * FROM engram_any_word_chunks('lamp', NULL, 10)")
+    for owner, count in ((mine.owner_id, 0), (theirs.owner_id, 1), (None, 0)):
+        async with Session(place.engine, owner, PATIENT) as session:
+            assert len(await session.execute(find)) == count
