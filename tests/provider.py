@@ -8,7 +8,11 @@ What it does is in the name of the model that is asked, so that any client can c
     prose-N-MS         the same, with words as often as in a language
     gated              words, each of which waits for `release`
     thinks             reasons, then answers;  thinks-openrouter: under the other name of the field
-    tools              calls two tools, in pieces
+    tools              calls two tools, in pieces;  tools-same: all pieces have the index 0;
+                       tools-none: none, and each piece repeats its id
+    noisy              as words, among comments and events without data
+    done-N             N words, then the end of the stream without a reason
+    endless            a word, then a line that never ends
     status-N           answers with the status N
     busy-N             429 with Retry-After the first N times, then as echo
     busy-long          429 with a Retry-After of an hour
@@ -46,9 +50,17 @@ from starlette.types import Message, Receive, Scope, Send
 KEY = "sk-secret-of-the-tests"
 VOCABULARY = ["the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "are"]
 
+NOISE = [
+    b": ping\n\n", b"retry: 5\n\n", b"event: x\n\n", b"id: 1\r\n\r\n", b"data:\n\n", b"no\r\r",
+]  # fmt: skip
+
 
 class Broken(Exception):
     """The connection is cut."""
+
+
+class Raw(bytes):
+    """Bytes of the stream as they are."""
 
 
 @dataclass
@@ -141,6 +153,9 @@ class FakeProvider:
         try:
             async for delta, reason in self._deltas(asked, name, rest):
                 written += 1
+                if isinstance(delta, Raw):
+                    await send({"type": "http.response.body", "body": delta, "more_body": True})
+                    continue
                 if isinstance(delta, bytes):
                     await send(_data(delta))
                     continue
@@ -191,17 +206,32 @@ class FakeProvider:
             case "tools":
                 yield {"content": "I look it up."}, None
                 for index, tool in enumerate(("weather", "time")):
-                    for part in _call(index, tool):
+                    for part in _call(0 if rest == "same" else index, tool):
+                        if rest == "none":
+                            part = {**part, "id": f"call_{tool}"}
+                            part.pop("index")
                         yield {"tool_calls": [part]}, None
                 yield {}, "tool_calls"
                 return
-            case "breaks" | "ends" | "hangs":
+            case "noisy":
+                for number, noise in enumerate(NOISE):
+                    yield Raw(noise), None
+                    yield {"content": word(number)}, None
+            case "endless":
+                yield {"content": word(0)}, None
+                yield Raw(b"data: "), None
+                while True:
+                    yield Raw(b"a" * 65_536), None
+                    await asyncio.sleep(0)
+            case "breaks" | "ends" | "hangs" | "done":
                 for number in range(int(rest)):
                     yield {"content": word(number)}, None
                 if name == "breaks":
                     raise Broken
                 if name == "ends":
                     raise EOFError
+                if name == "done":
+                    return
                 await asyncio.sleep(3600)
             case "malformed" | "fails":
                 for number in range(3):

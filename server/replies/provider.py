@@ -19,7 +19,9 @@ from typing import Any, TypeAlias
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, AsyncStream
+from openai import AsyncOpenAI
+
+from server.replies.events import END, MAX_EVENT_BYTES, Events, TooLong
 
 OFFICIAL = "https://api.openai.com/v1"
 CONNECT_SECONDS = 10.0
@@ -47,7 +49,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """More of a call of a tool; pieces of one call have the same index."""
+    """More of a call of a tool; `server.replies.calls` says of which."""
 
     index: int
     id: str
@@ -130,7 +132,7 @@ class Provider:
         max_output_tokens: int | None = None,
         tools: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Piece]:
-        """What the model answers, as it comes; the last piece but the usage is an End.
+        """What the model answers, as it comes; an End if the provider says why it ended.
 
         Asked again, with growing pauses or the one that the provider names, as long as nothing has
         come. Raises ProviderError.
@@ -151,16 +153,20 @@ class Provider:
             ended = False
             try:
                 async for chunk in chunks:
+                    if chunk == END:
+                        # Some providers say this alone, and not why.
+                        ended = True
+                        continue
                     for piece in _pieces(chunk):
                         ended = ended or isinstance(piece, End)
                         yield piece
-            except openai.APITimeoutError:
+            except httpx2.TimeoutException:
                 raise ProviderError("timeout", "The provider went silent.") from None
-            except openai.APIConnectionError:
-                if not ended:
-                    raise _broken() from None
             except openai.APIError as error:
                 raise self._refusal(error) from None
+            except TooLong:
+                message = f"The provider sent an event of more than {MAX_EVENT_BYTES >> 20} MiB."
+                raise ProviderError("too_long", message) from None
             except httpx2.HTTPError:
                 if not ended:
                     raise _broken() from None
@@ -177,7 +183,7 @@ class Provider:
             if not ended:
                 raise _broken()
 
-    async def _opened(self, body: Mapping[str, Any]) -> AsyncStream[object]:
+    async def _opened(self, body: Mapping[str, Any]) -> Events:
         """The answer to a request, once it begins. Raises ProviderError."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -186,7 +192,7 @@ class Provider:
                     body=body,
                     cast_to=object,
                     stream=True,
-                    stream_cls=AsyncStream[object],
+                    stream_cls=Events,
                 )
             except openai.APITimeoutError:
                 # It may have been understood and billed: not sent again.

@@ -18,6 +18,7 @@ import structlog
 from db.models.conversations import MAX_CONTENT, MessageStatus, PartType
 from db.models.conversations_generations import DeltaKind
 from db.repositories.conversations_runs import Delta, Fenced, Outcome
+from server.replies.calls import Calls
 from server.replies.prompt import CHARS_PER_TOKEN, Prompt, assemble
 from server.replies.provider import (
     End,
@@ -43,8 +44,6 @@ BURST_SECONDS = 0.002
 QUIET_SECONDS = 1.0
 WAITING_CHARS = 200_000
 """How much may wait for a database that is away before the provider is read no further."""
-MAX_TOOL_CHARS = 40_000
-"""Of the arguments of one call: as JSON they must fit into a message's part."""
 STOPPED = {"code": "interrupted", "message": "The server was stopped while it was written."}
 
 
@@ -77,7 +76,7 @@ class Run:
         self._room = asyncio.Event()
         self._room.set()
         self._seq = 0
-        self._calls: dict[int, list[str]] = {}
+        self._calls = Calls()
         self._facts: dict[str, Any] = {}
         self._stopping = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -193,13 +192,7 @@ class Run:
             case Reasoning():
                 self._gather(DeltaKind.REASONING, piece.text)
             case ToolCall():
-                call = self._calls.setdefault(piece.index, ["", "", ""])
-                # Some providers repeat the id and the name with each piece.
-                call[0] = call[0] or piece.id
-                call[1] = call[1] or piece.name
-                call[2] += piece.arguments
-                if len(self._calls) > 100 or len(call[2]) > MAX_TOOL_CHARS:
-                    raise ProviderError("too_long", "The model calls too many tools, or too long.")
+                self._calls.take(piece)
             case Usage():
                 self._facts["input_tokens"] = piece.input_tokens
                 self._facts["output_tokens"] = piece.output_tokens
@@ -296,8 +289,11 @@ class Run:
         return [
             {
                 "type": PartType.TOOL_CALL.value,
-                "tool_call_id": clean(id)[:200] or f"call_{self.job.id.hex}_{index}",
-                "data": {"name": clean(name)[:200], "arguments": clean(arguments)},
+                "tool_call_id": clean(call.id)[:200] or f"call_{self.job.id.hex}_{number}",
+                "data": {
+                    "name": clean(call.name)[:200],
+                    "arguments": clean("".join(call.arguments)),
+                },
             }
-            for index, (id, name, arguments) in sorted(self._calls.items())
+            for number, call in enumerate(self._calls)
         ]

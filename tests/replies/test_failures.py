@@ -31,6 +31,7 @@ FAILURES = [
     ("malformed-shape", "malformed", words(3), None),
     ("malformed-number", "malformed", words(3), None),
     ("fails", "provider_error", words(3), None),
+    ("endless", "too_long", words(1), None),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.edge.conftest import Served
 from tests.edge.waiting import until
 from tests.edge.whole import Someone, sign_up
-from tests.provider import KEY, FakeProvider, words
+from tests.provider import KEY, NOISE, FakeProvider, words
 from tests.replies.chats import (
     REGENERATE,
     STOP,
@@ -213,6 +213,29 @@ async def test_what_the_model_thought_and_called_are_parts(
     assert asked.body["tools"] == [
         {"type": "function", "function": {"name": "weather", **tools["weather"]}}
     ]
+
+
+@pytest.mark.parametrize("model", ["tools-same", "tools-none"])
+async def test_calls_of_tools_are_told_apart_by_their_ids(someone: Someone, model: str) -> None:
+    """Some providers give each call the index 0, or none."""
+    found = await ended(someone, (await sent(someone, fresh(), model))["generation"]["id"])
+    assert [
+        (part["toolCallId"], part["data"]["name"], part["data"]["arguments"])
+        for part in found["assistantMessage"]["parts"]["nodes"]
+    ] == [(f"call_{name}", name, '{"place": "Bern"}') for name in ("weather", "time")]
+
+
+async def test_events_without_data_say_nothing(someone: Someone) -> None:
+    found = await ended(someone, (await sent(someone, fresh(), "noisy"))["generation"]["id"])
+    assert (found["status"], found["error"]) == ("COMPLETE", None)
+    assert found["assistantMessage"]["content"] == words(len(NOISE))
+
+
+async def test_a_provider_may_end_without_a_reason(someone: Someone) -> None:
+    found = await ended(someone, (await sent(someone, fresh(), "done-3"))["generation"]["id"])
+    assert (found["status"], found["error"], found["finishReason"]) == ("COMPLETE", None, None)
+    assert found["assistantMessage"]["content"] == words(3)
+    assert found["outputTokens"] is not None
 
 
 async def test_results_of_tools_go_back_to_the_model(
