@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.failures import DatabaseUnavailable, StatementCancelled
 from db.repositories import knowledge_embedding as work
 from db.repositories.knowledge_chunks import cut_pending
-from db.session import Session, SessionOptions
+from db.session import Author, Session, SessionOptions
 from schema.context import NoEmbedding
 from server.embedding.embedder import Embedder, pause_after
 from server.embedding.provider import EmbeddingFailed, Provider
@@ -132,7 +132,9 @@ class Embeddings:
             found = await work.uncut(session, UNCUT)
         random.shuffle(found)
         for owner_id, document_id in found:
-            async with Session(self._engine, owner_id, self._session_options) as session:
+            author = Author("user", owner_id, f"document {document_id}")
+            session = Session(self._engine, owner_id, self._session_options, author=author)
+            async with session:
                 await cut_pending(session, document_id)
         return self.options.poll_seconds * 2 if len(found) < UNCUT else 0.0
 

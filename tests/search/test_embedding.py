@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from db.repositories import knowledge_chunks
 from db.repositories import knowledge_embedding as work
 from db.repositories.knowledge_embedding import Model
 from db.session import Session
@@ -64,6 +65,18 @@ async def ready(person: Person, id: str) -> None:
 
 async def nothing_left(place: Place) -> bool:
     return not await place.rows("SELECT 1 FROM embedding_jobs WHERE status = 'pending'")
+
+
+async def test_a_long_document_is_cut_and_embedded_by_the_process_that_waits_for_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge_chunks, "MAX_INLINE_CHARS", 1_500)
+    place.open()
+    person = await place.person()
+    id = await write(person, paragraphs(1, 2, 3))
+    await ready(person, id)
+    found = await status(person, id)
+    assert (found["chunkCount"], found["embeddedCount"]) == (3, 3)
 
 
 async def test_documents_and_messages_are_embedded(place: Place) -> None:
