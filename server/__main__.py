@@ -29,7 +29,7 @@ from db.tokens import Minted
 from schema import build_schema
 from server import logs
 from server.app import create_app
-from server.connections import Server, handed_over, http_protocol
+from server.connections import Forwarded, Server, handed_over, http_protocol
 from server.embedding import operator
 from server.embedding.operator import EmbeddingModelError
 from server.settings import Settings
@@ -111,13 +111,12 @@ def _serve(opened: Opened) -> None:
     bearer = asyncio.run(development_token(opened)) if settings.development else None
     application = create_app(settings, token=None if bearer is None else bearer.token)
     config = uvicorn.Config(
-        application,
+        Forwarded(application, settings.trusted_proxies),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
         ws_max_size=settings.body_limit_bytes,

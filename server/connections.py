@@ -1,4 +1,6 @@
-"""Connections of clients: headers that must arrive in time, and an end that loses no request."""
+"""Connections of clients: headers that must arrive in time, answers that must be taken, and an end
+that loses no request.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +10,34 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Server", "handed_over", "http_protocol"]
+__all__ = ["Forwarded", "Server", "handed_over", "http_protocol"]
 
 FIRST_DESCRIPTOR = 3
 """Of the sockets that are handed over: sd_listen_fds(3)."""
 SEE_OFF_SECONDS = 1.0
 """How long connections without a request are kept when the server stops: one may be under way."""
 LOOK_SECONDS = 0.02
+FORWARDED_FOR = b"x-forwarded-for"
+TAKE_SECONDS = 60.0
+"""How long a client may take nothing of an answer that waits for it in memory."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, which gives up on headers that do not arrive in time."""
+    """uvicorn's HTTP, which gives up on headers that do not arrive in time, and on clients that
+    stop reading: an answer is kept until they have it.
+    """
 
     header_seconds: float
+    take_seconds: float
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._waiting: asyncio.TimerHandle | None = None
+        self._untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
@@ -43,7 +54,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(self.header_seconds, self._give_up)
@@ -58,10 +78,52 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
+    def _look_again(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._untaken = self.loop.call_later(self.take_seconds, self._look, left)
 
-def http_protocol(header_seconds: float) -> type[HttpProtocol]:
+    def _look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._look_again()
+        else:
+            # To close it would wait for the client to read.
+            self.transport.abort()
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
+
+def http_protocol(header_seconds: float, take_seconds: float = TAKE_SECONDS) -> type[HttpProtocol]:
     """The protocol for uvicorn, which makes its instances itself."""
-    return type("HttpProtocol", (HttpProtocol,), {"header_seconds": header_seconds})
+    bounds = {"header_seconds": header_seconds, "take_seconds": take_seconds}
+    return type("HttpProtocol", (HttpProtocol,), bounds)
+
+
+class Forwarded:
+    """Where requests come from, as the proxies in front say.
+
+    A proxy adds whom it was asked by to the end of X-Forwarded-For; what stands before that is what
+    it was sent. Of proxies that are named uvicorn finds the first. Where any is trusted it takes
+    the first address there is, which clients choose for themselves: here it sees the last alone.
+    """
+
+    def __init__(self, application: ASGIApp, proxies: str) -> None:
+        self._all = proxies.strip() == "*"
+        self._next = ProxyHeadersMiddleware(
+            application,  # type: ignore[arg-type]  # uvicorn has types of its own for the same
+            "*" if self._all else proxies,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._all and scope["type"] != "lifespan":
+            said = [value for name, value in scope["headers"] if name == FORWARDED_FOR]
+            if said:
+                rest = [pair for pair in scope["headers"] if pair[0] != FORWARDED_FOR]
+                last = said[-1].rpartition(b",")[2]
+                scope = {**scope, "headers": [*rest, (FORWARDED_FOR, last)]}
+        await self._next(scope, receive, send)  # type: ignore[arg-type]  # likewise
 
 
 class Server(uvicorn.Server):

@@ -7,7 +7,9 @@ compares.
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +26,9 @@ from server.replies.service import ReplyOptions
 
 DEVELOPING = 50
 """How many times as much is allowed where nobody else is."""
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+"""RFC 6454, 6.2, as a browser sends it; `null` and `*` are everybody's."""
 
 Environment = Literal["development", "production"]
 
@@ -188,7 +193,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         "127.0.0.1",
-        description="Addresses whose X-Forwarded-For is believed, with commas between; `*` is all.",
+        description="Proxies whose X-Forwarded-For is believed: addresses or networks, with commas"
+        " between. `*` is one proxy, whatever its address.",
     )
     introspection: bool | None = Field(
         None, description="Whether the schema may be asked for. By default in development only."
@@ -236,7 +242,9 @@ class Settings(BaseSettings):
         ),
     )
     rate_limit_sign_ups: str | None = Field(
-        None, description="The sign-ups of an address. By default `20/hour`."
+        None,
+        description="The sign-ups of an address, and the names and addresses that its people ask"
+        " for later. By default `20/hour`.",
     )
     rate_limit_log_ins: str | None = Field(
         None, description="The log-ins of an address, right or wrong. By default `60/minute`."
@@ -307,6 +315,24 @@ class Settings(BaseSettings):
             return tuple(
                 origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()
             )
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if ORIGIN.fullmatch(origin) is None:
+                raise PydanticCustomError(
+                    "no_origin", "Each must be named, such as https://app.example:8443"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        if value.strip() != "*":
+            for proxy in value.split(","):
+                ip_network(proxy.strip())
         return value
 
     @field_validator("log_level", mode="before")

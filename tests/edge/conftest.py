@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 
 from db import tokens
 from server.app import create_app
+from server.connections import Forwarded
 from server.settings import Settings
 from tests.conftest import NewOwner
 from tests.edge.manifest import DOCUMENTS
@@ -69,10 +70,18 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(app: Starlette, **options: Any) -> AsyncIterator[Served]:
-    """Serve an application until the block ends."""
+async def serving(
+    app: Starlette, *, proxies: str = "127.0.0.1", **options: Any
+) -> AsyncIterator[Served]:
+    """Serve an application until the block ends, behind proxies that are trusted."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5, **options
+        Forwarded(app, proxies),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+        **options,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())

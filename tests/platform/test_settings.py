@@ -60,6 +60,29 @@ def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: 
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALLOWED_ORIGINS", value) for value in ("*", "null", "https://*.example", "app.example")]
+    + [("TRUSTED_PROXIES", value) for value in ("10.0.0.0/33", "proxy", "*, 10.0.0.1")],
+)
+def test_whom_to_trust_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALLOWED_ORIGINS", "http://localhost:3000, capacitor://localhost, https://[::1]:8443")]
+    + [("TRUSTED_PROXIES", value) for value in ("*", "127.0.0.1, ::1, 10.0.0.0/8, fd00::/8")],
+)
+def test_whom_to_trust_has_many_names(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    Settings()
+
+
 def test_every_setting_is_described_in_a_sentence() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name

@@ -35,9 +35,8 @@ async def limited(make_settings: MakeSettings) -> AsyncIterator[Served]:
         rate_limit_address_cost=f"{LIMIT}/hour",
         rate_limit_sign_ups="3/hour",
         allowed_origins="https://app.example",
-        trusted_proxies="*",
     )
-    async with serving(create_app(settings), forwarded_allow_ips="*") as served:
+    async with serving(create_app(settings), proxies="*") as served:
         yield served
 
 
@@ -154,6 +153,25 @@ async def test_who_is_not_logged_in_shares_the_points_of_their_address(limited: 
     assert (await limited.post(LARGE, from_("2001:db8:1:2::7"))).status_code == 200
     assert (await limited.post(LARGE, from_("2001:db8:1:2:ffff::8"))).status_code == 429
     assert (await limited.post(LARGE, from_("2001:db8:1:3::7"))).status_code == 200
+
+
+async def test_an_address_is_not_what_a_client_says_it_is(limited: Served) -> None:
+    """A proxy adds whom it was asked by to what the client wrote there itself."""
+    statuses = [
+        (
+            await limited.client.post("/graphql", json={"query": LARGE}, headers=[*forged])
+        ).status_code
+        for forged in (
+            [("x-forwarded-for", "198.51.100.30"), ("accept", GRAPHQL)],
+            [("x-forwarded-for", "192.0.2.1, 198.51.100.30"), ("accept", GRAPHQL)],
+            [
+                ("x-forwarded-for", "192.0.2.2"),
+                ("x-forwarded-for", "198.51.100.30"),
+                ("accept", GRAPHQL),
+            ],
+        )
+    ]
+    assert statuses == [200, 429, 429]
 
 
 async def test_what_is_refused_as_a_document_costs_a_point(
