@@ -162,7 +162,16 @@ class AccountsMutation:
 
     @mutation(description="Change what is known about the caller.", access="account")
     async def update_viewer(self, info: Info, input: UpdateViewerInput) -> ViewerPayload:
-        user = await accounts.update(info.context.session, checked(input), expected_version(input))
+        context = info.context
+
+        async def asking() -> None:
+            # Who has an account is told as seldom as to those who sign up.
+            if context.services.gate is not None:
+                await context.services.gate.sign_up(context.client)
+
+        user = await accounts.update(
+            context.session, checked(input), expected_version(input), asking
+        )
         return ViewerPayload(viewer=shown(User, [user])[0])
 
     @mutation(

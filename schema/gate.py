@@ -43,7 +43,7 @@ class Gate(Protocol):
     """
 
     async def sign_up(self, client: "Client") -> None:
-        """Someone wants to open an account."""
+        """Someone wants to open an account, or asks whether its name is free to take."""
         ...
 
     async def log_in(

@@ -1,14 +1,16 @@
 """Accounts: who has one, what they log in with, and what ends that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import INET
 from sqlalchemy.exc import IntegrityError
 
 from db import changes
+from db.addresses import network
 from db.changes import Record
 from db.constraints import violated
 from db.locking import change_one, lock_one
@@ -24,6 +26,7 @@ KEYS = ApiKey.__table__
 WORKERS = Worker.__table__
 
 _FIND_LOGIN = sa.text("SELECT id, password_hash, is_active FROM engram_find_login(:identifier)")
+_NETWORK = sa.bindparam("network", type_=sa.Text())
 _TAKEN = {
     "uq_users_username": Violation(("username",), "unique", "This username is taken."),
     "uq_users_email": Violation(("email",), "unique", "This email address is taken."),
@@ -48,17 +51,20 @@ async def find_login(session: Session, identifier: str) -> Login | None:
     return Login(*rows[0]) if rows else None
 
 
-async def taken(
-    session: Session, values: Mapping[str, Any], own: UUID | None = None
-) -> list[Violation]:
-    """A violation for each of the username and the email address that an account but `own` has."""
-    violations = []
-    for violation in _TAKEN.values():
-        identifier = values.get(violation.path[0])
-        found = await find_login(session, identifier) if identifier is not None else None
-        if found is not None and found.owner_id != own:
-            violations.append(violation)
-    return violations
+async def taken(session: Session, values: Mapping[str, Any]) -> list[Violation]:
+    """A violation for each of the username and the email address that an account has."""
+    return [violation for violation, found in await _named(session, values) if found is not None]
+
+
+async def _named(
+    session: Session, values: Mapping[str, Any]
+) -> list[tuple[Violation, Login | None]]:
+    """For the username and the email address, as far as given, who has them."""
+    return [
+        (violation, await find_login(session, values[violation.path[0]]))
+        for violation in _TAKEN.values()
+        if values.get(violation.path[0]) is not None
+    ]
 
 
 async def create(session: Session, values: Mapping[str, Any]) -> Record:
@@ -76,13 +82,23 @@ async def create(session: Session, values: Mapping[str, Any]) -> Record:
 
 
 async def update(
-    session: Session, values: Mapping[str, Any], expected_version: int | None
+    session: Session,
+    values: Mapping[str, Any],
+    expected_version: int | None,
+    asking: Callable[[], Awaitable[None]],
 ) -> Record:
-    """Change the session's owner.
+    """Change the session's owner. `asking` is awaited before it is told whether somebody else has
+    a name or an address: it may raise Limited.
 
     Raises Stale, Unauthenticated when they are gone, and Invalid for a name or address in use.
     """
-    violations = await taken(session, values, _owner(session))
+    found = await _named(session, values)
+    others = [
+        (v, login) for v, login in found if login is None or login.owner_id != _owner(session)
+    ]
+    if others:
+        await asking()
+    violations = [violation for violation, login in others if login is not None]
     if violations:
         raise Invalid(violations)
     try:
@@ -134,9 +150,12 @@ async def open_login(session: Session, values: Mapping[str, Any]) -> Record:
 
 
 async def logged_in_from(session: Session, ip: str) -> bool:
-    """Whether the owner has begun a login session at an address; as far back as they are kept."""
-    known = readable(LOGINS, LOGINS.c.id).where(LOGINS.c.ip == ip).limit(1)
-    return bool(await session.execute(known))
+    """Whether the owner has begun a login session at an address, or in IPv6 in its network; as far
+    back as they are kept.
+    """
+    near = LOGINS.c.ip.op("<<=", is_comparison=True)(sa.cast(_NETWORK, INET))
+    known = readable(LOGINS, LOGINS.c.id).where(sa.or_(LOGINS.c.ip == ip, near)).limit(1)
+    return bool(await session.execute(known, {"network": network(ip)}))
 
 
 async def erase_logins(session: Session, device_name: str) -> None:

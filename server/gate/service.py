@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from inspect import isawaitable
-from ipaddress import IPv6Address, ip_address
 from uuid import UUID
 
 import structlog
 
+from db.addresses import network
 from db.refusals import Limited
 from schema.context import Actor, Client
 from schema.gate import Allowance
@@ -30,14 +29,12 @@ from server.failures import Failure, failure
 from server.gate.limits import GateLimits, Rate
 from server.gate.stores import Store, Taken
 
-__all__ = ["EntryGate", "OverLimit", "network"]
+__all__ = ["EntryGate", "OverLimit"]
 
 log = structlog.get_logger("engram.server")
 
 FORGET_SECONDS = 3_600
 """How long after the first of them wrong passwords are forgotten."""
-IPV6_PREFIX = 64  # one customer has at least so many addresses
-UNKNOWN = "unknown"
 
 
 class OverLimit(Exception):
@@ -182,18 +179,3 @@ async def _allowance(taking: Awaitable[Taken], rate: Rate, points: int) -> Allow
 def _too_soon(left: float) -> Limited:
     seconds = max(1, math.ceil(left))
     return Limited(f"Too many wrong passwords: try again in {seconds} s.", seconds)
-
-
-@lru_cache(maxsize=10_000)
-def network(ip: str | None) -> str:
-    """Whose an address is, as far as one can tell: itself, or in IPv6 the network it is in."""
-    try:
-        address = ip_address((ip or "").partition("%")[0])
-    except ValueError:
-        return UNKNOWN
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        prefix = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
-        return f"{IPv6Address(prefix)}/{IPV6_PREFIX}"
-    return str(address)

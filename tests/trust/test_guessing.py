@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from schema.context import Client, Services
-from server.gate import EntryGate, GateLimits, Memory
+from server.gate import EntryGate, GateLimits, Memory, Rate
 from server.passwords import Argon2Passwords
 from tests.accounts.callers import LOG_IN, PASSWORD, Account, Caller, codes, new_account
-from tests.accounts.test_account import CHANGE_PASSWORD
+from tests.accounts.test_account import CHANGE_PASSWORD, UPDATE
 from tests.trust.test_stores import Clock
 
 LIMITS = GateLimits(failures=3, address_failures=12, account_failures=20, longest_wait=64)
@@ -146,6 +146,39 @@ async def test_strangers_anywhere_do_not_keep_a_person_out_of_where_they_are_at_
     assert (await guess(at(guarded, "203.0.113.9"), account.email, PASSWORD))[0] == "RATE_LIMITED"
     clock.now += 64
     assert await guess(at(guarded, "203.0.113.9"), account.email, PASSWORD) == ("in", None)
+
+
+async def test_at_home_is_a_whole_network_in_ipv6(guarded: Services) -> None:
+    """Devices there choose a new address every day (RFC 8981)."""
+    account = await new_account(at(guarded, "2001:db8:5:6:1111::1"))
+    for number in range(21):
+        await guess(at(guarded, f"198.51.100.{number}"), account.email)
+    for near in ("2001:db8:5:7::1", "::ffff:198.51.100.77", "::1"):
+        assert (await guess(at(guarded, near), account.email, PASSWORD))[0] == "RATE_LIMITED"
+    assert await guess(at(guarded, "2001:db8:5:6:2222::9"), account.email, PASSWORD) == ("in", None)
+
+
+async def test_a_new_name_is_no_way_to_ask_who_has_an_account(
+    services: Services, clock: Clock
+) -> None:
+    limits = replace(LIMITS, sign_ups=Rate(4, 3_600))
+    limited = replace(services, gate=EntryGate(limits, Memory(clock=clock), clock))
+    somebody, asking = await new_account(at(limited, HOME)), await new_account(at(limited, HOME))
+    asking.client = Client(ip=ELSEWHERE)
+
+    async def ask(email: str) -> str:
+        payload = await asking.do(UPDATE, email=email, expectedVersion=99)
+        return codes(payload)[0]
+
+    told = [await ask(email) for email in (somebody.email, "nobody1@here.org")]
+    assert told == ["VALIDATION", "CONFLICT"]
+    told = [await ask(email) for email in (somebody.email.upper(), "nobody2@here.org")]
+    assert told == ["VALIDATION", "CONFLICT"]
+    assert await ask(somebody.email) == await ask("nobody3@here.org") == "RATE_LIMITED"
+    # What is one's own is no question.
+    assert await ask(asking.email.upper()) == "CONFLICT"
+    clock.now += 3_600
+    assert await ask(somebody.email) == "VALIDATION"
 
 
 async def test_a_stolen_token_is_no_way_to_guess_the_password(
