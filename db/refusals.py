@@ -109,6 +109,14 @@ class Limited(Refused):
 class Unavailable(Refused):
     """Something beyond the database is needed and is not there, such as a provider of models."""
 
+    def __init__(
+        self, message: str, *, reason: str = "not_configured", path: tuple[str, ...] | None = None
+    ) -> None:
+        """`path` is of the value that needs it, if one does."""
+        self.reason = reason
+        self.path = path
+        super().__init__(message)
+
 
 class Overtaken(Exception):
     """What was read before the transaction is not so any more: the write is to be tried anew."""

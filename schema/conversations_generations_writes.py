@@ -24,7 +24,7 @@ from schema.inputs import (
     reference,
 )
 from schema.mutation import Payload, mutation, payload, shown
-from schema.retrieval import Retrieval, RetrievalInput
+from schema.retrieval import Retrieval, RetrievalInput, RetrievalReport
 
 ASKING = ("user", "tool")
 """The roles that a reply answers."""
@@ -117,6 +117,11 @@ class ReplyPayload(Payload):
     conversation: Conversation | None = strawberry.field(
         default=None, description="The conversation as it is now."
     )
+    retrieved: strawberry.Private[dict[str, Any] | None] = None
+
+    @strawberry.field(description="How passages were looked for; null where none were asked for.")
+    def retrieval(self) -> RetrievalReport | None:
+        return None if self.retrieved is None else RetrievalReport.of(self.retrieved)
 
 
 @payload
@@ -183,7 +188,9 @@ class GenerationsMutation:
             reply_id=reply_id,
             passages=passages,
         )
-        return _started(info.context, replies, asked)
+        answer = _started(info.context, replies, asked)
+        answer.retrieved = retrieval.report if retrieval else None
+        return answer
 
     @mutation(
         description=(

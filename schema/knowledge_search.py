@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from db.repositories.knowledge_search import Hit, Passage
 from schema.context import Info
 from schema.conversations import Message
 from schema.knowledge import Chunk, Document
+from schema.meaning import SearchLimit
 from schema.mirror import MIRRORS
 from schema.pages import PageInfo
 from schema.rows import Keys, Row
@@ -22,21 +22,6 @@ from schema.search_fields import Asked, Searched, SearchMode, search
 from schema.snippets import Snippet, marks, snippet
 
 T = TypeVar("T")
-
-
-@strawberry.enum(description="Why a search was by words alone although more was asked for.")
-class SearchLimit(Enum):
-    """What kept vectors out."""
-
-    NO_PROVIDER = strawberry.enum_value(
-        "no_provider", description="This server has no provider of embeddings."
-    )
-    NO_MODEL = strawberry.enum_value(
-        "no_model", description="There is no embedding model yet, or none is active."
-    )
-    PROVIDER_FAILED = strawberry.enum_value(
-        "provider_failed", description="The provider did not embed the query."
-    )
 
 
 class _Once(Generic[T]):
@@ -211,7 +196,7 @@ def _common(found: Searched) -> dict[str, Any]:
         ),
         "total_count": found.total,
         "mode": found.mode,
-        "limited_by": None if found.limited_by is None else SearchLimit(found.limited_by),
+        "limited_by": found.limited_by,
         "notice": found.notice,
         "model_id": found.model,
     }

@@ -254,7 +254,8 @@ def store(answer: Payload) -> dict[str, Any]:
     return {
         field.name: _stored(getattr(answer, field.name))
         for field in fields(answer)
-        if field.name != "client_mutation_id" and not field.metadata.get("secret")
+        # What is worked out of other fields is worked out again.
+        if field.init and field.name != "client_mutation_id" and not field.metadata.get("secret")
     }
 
 

@@ -170,7 +170,10 @@ def problems(refused: refusals.Refused) -> list[Problem]:
         case refusals.Unavailable():
             return [
                 ProviderUnavailable(
-                    code=ProblemCode.PROVIDER_UNAVAILABLE, message=message, reason="not_configured"
+                    code=ProblemCode.PROVIDER_UNAVAILABLE,
+                    message=message,
+                    path=None if refused.path is None else input_path(refused.path),
+                    reason=refused.reason,
                 )
             ]
     raise TypeError(f"No problem stands for {type(refused).__name__}.")

@@ -10,12 +10,13 @@ from typing import Any
 import strawberry
 from strawberry.types.unset import UNSET
 
-from db.refusals import Invalid, Violation
+from db.refusals import Invalid, Missing, Several, Unavailable, Violation
 from db.repositories import knowledge_search as repository
 from db.repositories.conversations_citations import Passage
 from db.repositories.knowledge_search import Hit, Legs, understand
-from schema.context import Context, NoEmbedding
+from schema.context import Context
 from schema.inputs import check_text, reference
+from schema.meaning import Meaning, SearchLimit, by_meaning, impossible
 from schema.search_fields import MAX_QUERY_CHARS, SearchMode
 
 MAX_PASSAGES = 20
@@ -52,6 +53,29 @@ class RetrievalInput:
     )
 
 
+@strawberry.type(description="How passages were looked for.")
+class RetrievalReport:
+    mode: SearchMode = strawberry.field(description="How it was looked for in the end.")
+    limited_by: SearchLimit | None = strawberry.field(
+        description="Why it was by words alone although more was asked for; else null."
+    )
+    notice: str | None = strawberry.field(description="The same in words, for people.")
+    model_id: str | None = strawberry.field(
+        description="The embedding model of the search; null if it was by words alone."
+    )
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "RetrievalReport":
+        """The report of a Retrieval."""
+        limit = facts["limited_by"]
+        return cls(
+            mode=SearchMode(facts["mode"]),
+            limited_by=None if limit is None else SearchLimit(limit),
+            notice=facts["notice"],
+            model_id=facts["model_id"],
+        )
+
+
 class Retrieval:
     """A checked search for passages; `prepare` it outside of a transaction."""
 
@@ -76,28 +100,51 @@ class Retrieval:
             for n, one in enumerate(ids)
         ]
         self._legs = Legs(text=self._mode is not SearchMode.VECTOR, model=None)
+        self._meaning = Meaning()
 
     async def prepare(self, context: Context) -> None:
-        """Embed the query, where there is something to embed it with; else words are left."""
+        """See that the documents are there, and embed the query; else words are left.
+
+        Raises Missing or Several; Unavailable where the mode leaves no words.
+        """
         async with context.aside() as session:
+            await self._check_documents(session)
             understood = await understand(session, self._query)
-        legs = replace(self._legs, text=self._legs.text and understood.has_words)
-        source = context.services.embeddings
-        if (
-            self._mode is not SearchMode.TEXT
-            and source is not None
-            and understood.model is not None
-            and understood.dimensions is not None
-            and self._query.strip()
-        ):
-            try:
-                vector = await source.query_vector(
-                    understood.model, understood.dimensions, self._query
-                )
-                legs = replace(legs, model=understood.model, vector=vector)
-            except NoEmbedding:
-                legs = replace(legs, text=understood.has_words)
-        self._legs = legs
+        if self._mode is SearchMode.TEXT or not self._query.strip():
+            return
+        meaning = await by_meaning(context, understood, self._query)
+        if meaning.model is None and self._mode is SearchMode.VECTOR:
+            failed = meaning.limited_by is SearchLimit.PROVIDER_FAILED
+            raise Unavailable(
+                impossible(meaning),
+                reason="provider_error" if failed else "not_configured",
+                path=("retrieval", "mode"),
+            )
+        self._legs = replace(self._legs, model=meaning.model, vector=meaning.vector)
+        self._meaning = meaning
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How it was looked for, as RetrievalReport is made of it."""
+        limit = self._meaning.limited_by
+        return {
+            "mode": (self._mode if limit is None else SearchMode.TEXT).value,
+            "limited_by": None if limit is None else limit.value,
+            "notice": self._meaning.notice,
+            "model_id": self._meaning.model,
+        }
+
+    async def _check_documents(self, session: Any) -> None:
+        if not self._documents:
+            return
+        live = await repository.live_documents(session, self._documents)
+        missing = [
+            Missing("document", ("retrieval", "document_ids", str(n)))
+            for n, one in enumerate(self._documents)
+            if one not in live
+        ]
+        if missing:
+            raise missing[0] if len(missing) == 1 else Several(missing)
 
     async def passages(self, session: Any) -> list[Passage]:
         """The best chunks, of each document one before a second of any.

@@ -23,10 +23,11 @@ from strawberry.types.arguments import StrawberryArgument
 from db.base import Base
 from db.fusion import K
 from db.repositories.knowledge_search import Hit, Legs, understand
-from schema.context import Context, Info, NoEmbedding
+from schema.context import Context, Info
 from schema.errors import ErrorCode, RequestError, bad_input
 from schema.filter_types import FilterTypes
 from schema.filters import Binder, Condition
+from schema.meaning import SearchLimit, by_meaning, impossible
 from schema.mirror import Mirror
 from schema.relation_fields import Relation, RelationField
 from schema.scalars import clean_text
@@ -67,7 +68,7 @@ class Searched:
     continued: bool
     mode: SearchMode
     model: str | None
-    limited_by: str | None
+    limited_by: SearchLimit | None
     notice: str | None
 
 
@@ -83,7 +84,7 @@ class Asked:
     signature: str
     seen: frozenset[bytes]
     continued: bool
-    way: tuple[Legs, str | None, str | None] | None = None
+    way: tuple[Legs, SearchLimit | None, str | None] | None = None
     """How to look, once it is prepared; why not by vectors, and the same in words."""
 
     async def search(self, info: Info, find: Callable[..., Awaitable[list[Hit]]]) -> Searched:
@@ -121,7 +122,7 @@ class Asked:
             notice,
         )
 
-    async def prepare(self, context: Context) -> tuple[Legs, str | None, str | None]:
+    async def prepare(self, context: Context) -> tuple[Legs, SearchLimit | None, str | None]:
         """How to look, for which the provider may have to be asked. Raises RequestError."""
         async with context.aside() as session:
             understood = await understand(session, self.query)
@@ -131,33 +132,13 @@ class Asked:
             if not text:
                 raise _no_words()
             return legs, None, None
-        limited_by = notice = None
-        source = context.services.embeddings
-        if understood.model is None or understood.dimensions is None:
-            configured = source is not None and source.available
-            limited_by = "no_model" if configured else "no_provider"
-            notice = "Searched by words alone: there is no embedding model."
-            if not configured:
-                notice = "Searched by words alone: no provider of embeddings is configured."
-        else:
-            try:
-                if source is None:
-                    raise NoEmbedding("No provider of embeddings is configured.", configured=False)
-                vector = await source.query_vector(
-                    understood.model, understood.dimensions, self.query
-                )
-                legs = replace(legs, model=understood.model, vector=vector)
-            except NoEmbedding as error:
-                limited_by = "provider_failed" if error.configured else "no_provider"
-                notice = f"Searched by words alone: {error}"
+        meaning = await by_meaning(context, understood, self.query)
+        legs = replace(legs, model=meaning.model, vector=meaning.vector)
         if legs.model is None and self.mode is SearchMode.VECTOR:
-            message = (notice or "").removeprefix("Searched by words alone: ")
-            raise RequestError(
-                f"A search by meaning is not possible: {message}", ErrorCode.PROVIDER_UNAVAILABLE
-            )
+            raise RequestError(impossible(meaning), ErrorCode.PROVIDER_UNAVAILABLE)
         if legs.model is None and not text:
             raise _no_words()
-        return legs, limited_by, notice
+        return legs, meaning.limited_by, meaning.notice
 
 
 def _no_words() -> RequestError:

@@ -194,6 +194,12 @@ async def marked_messages(
     return {row.id: (row.content, row.marked) for row in rows}
 
 
+async def live_documents(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """Those of some documents that there are."""
+    statement = readable(DOCUMENTS, DOCUMENTS.c.id).where(DOCUMENTS.c.id == sa.any_(_IDS))
+    return {row.id for row in await session.execute(statement, {"ids": list(ids)})}
+
+
 async def held_documents(session: Session, ids: Collection[UUID]) -> set[UUID]:
     """Those of some documents that keep their chunks until the transaction ends.
 

@@ -24,7 +24,8 @@ from server.replies.service import Replies, ReplyOptions
 from tests.mutations import done, refused, rules
 from tests.people import Person
 from tests.provider import KEY, FakeProvider, providing
-from tests.search.conftest import PATIENT, Place, until
+from tests.search.conftest import MODEL, PATIENT, Place, until
+from tests.search.provider import Answer
 from tests.search.test_embedding import nothing_left, write
 
 SHOWN = """reply { id } generation { id }"""
@@ -288,3 +289,66 @@ async def test_passages_are_the_owners_alone(place: Place) -> None:
     for owner, count in ((mine.owner_id, 0), (theirs.owner_id, 1), (None, 0)):
         async with Session(place.engine, owner, PATIENT) as session:
             assert len(await session.execute(find)) == count
+
+
+REPORT = "message { id } retrieval { mode limitedBy notice modelId }"
+
+
+async def test_documents_that_are_gone_or_not_ones_own_are_a_problem(
+    place: Place, writer: Person
+) -> None:
+    mine = await write(writer, "The lamp")
+    gone = await write(writer, "The lamp")
+    await done(writer, "deleteDocument", "document { id }", id=gone)
+    foreign = await write(await place.person(), "The lamp of a stranger")
+    made = await done(writer, "createConversation", "conversation { id }")
+    given = {
+        "conversationId": made["conversation"]["id"],
+        "content": "lamp",
+        "idempotencyKey": "once",
+    }
+    wrong = {"documentIds": [gone, mine, foreign]}
+    problems = await refused(writer, "sendMessage", **given, retrieval=wrong)
+    assert [(one["code"], one["path"]) for one in problems] == [
+        ("NOT_FOUND", ["input", "retrieval", "documentIds", place_]) for place_ in "02"
+    ]
+    assert await place.rows("SELECT count(*) FROM messages") == [(0,)]
+    # The key is still free.
+    await done(writer, "sendMessage", REPORT, **given, retrieval={"documentIds": [mine]})
+
+
+async def test_a_provider_that_fails_is_told(place: Place, writer: Person) -> None:
+    await write(writer, "The lamp")
+    await until(lambda: place.rows("SELECT FROM embeddings"))
+    made = await done(writer, "createConversation", "conversation { id }")
+    given = {
+        "conversationId": made["conversation"]["id"],
+        "content": "a lamp",
+        "idempotencyKey": "once",
+    }
+    place.provider.away = Answer(500, message="out of memory")
+    (problem,) = await refused(writer, "sendMessage", **given, retrieval={"mode": "VECTOR"})
+    assert problem["code"] == "PROVIDER_UNAVAILABLE"
+    assert problem["path"] == ["input", "retrieval", "mode"]
+    assert "A search by meaning is not possible" in problem["message"]
+    assert await place.rows("SELECT count(*) FROM messages") == [(0,)]
+    hybrid = {**given, "retrieval": {"mode": "HYBRID"}}
+    sent = await done(writer, "sendMessage", REPORT, **hybrid)
+    told = sent["retrieval"]
+    assert (told["mode"], told["limitedBy"], told["modelId"]) == ("TEXT", "PROVIDER_FAILED", None)
+    assert told["notice"].startswith("Searched by words alone: ")
+    # Asked again, it says the same.
+    assert await done(writer, "sendMessage", REPORT, **hybrid) == sent
+
+
+async def test_who_looks_by_meaning_is_told_by_which_model(place: Place, writer: Person) -> None:
+    await write(writer, "The lamp")
+    await until(lambda: place.rows("SELECT FROM embeddings"))
+    made = await done(writer, "createConversation", "conversation { id }")
+    given = {"conversationId": made["conversation"]["id"], "content": "a lamp"}
+    sent = await done(writer, "sendMessage", REPORT, **given, retrieval={})
+    expected = {"mode": "HYBRID", "limitedBy": None, "notice": None, "modelId": MODEL}
+    assert sent["retrieval"] == expected
+    other = await done(writer, "createConversation", "conversation { id }")
+    given["conversationId"] = other["conversation"]["id"]
+    assert (await done(writer, "sendMessage", REPORT, **given))["retrieval"] is None
