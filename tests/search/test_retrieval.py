@@ -319,7 +319,7 @@ async def test_documents_that_are_gone_or_not_ones_own_are_a_problem(
 
 async def test_a_provider_that_fails_is_told(place: Place, writer: Person) -> None:
     await write(writer, "The lamp")
-    await until(lambda: place.rows("SELECT FROM embeddings"))
+    await until(lambda: place.rows("SELECT 1 FROM embeddings"))
     made = await done(writer, "createConversation", "conversation { id }")
     given = {
         "conversationId": made["conversation"]["id"],
@@ -343,7 +343,7 @@ async def test_a_provider_that_fails_is_told(place: Place, writer: Person) -> No
 
 async def test_who_looks_by_meaning_is_told_by_which_model(place: Place, writer: Person) -> None:
     await write(writer, "The lamp")
-    await until(lambda: place.rows("SELECT FROM embeddings"))
+    await until(lambda: place.rows("SELECT 1 FROM embeddings"))
     made = await done(writer, "createConversation", "conversation { id }")
     given = {"conversationId": made["conversation"]["id"], "content": "a lamp"}
     sent = await done(writer, "sendMessage", REPORT, **given, retrieval={})
