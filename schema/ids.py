@@ -35,5 +35,10 @@ def decode_as(key: str, text: str) -> UUID:
     """
     found, value = decode(text)
     if found != key:
-        raise BadId(f"This must be the id of a {key}, not of a {found}.")
+        raise BadId(f"This must be the id of {_a(key)}, not of {_a(found)}.")
     return value
+
+
+def _a(key: str) -> str:
+    """A key with its article: a task, an api_key."""
+    return f"{'an' if key[0] in 'aeiou' else 'a'} {key}"
