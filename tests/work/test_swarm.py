@@ -145,12 +145,12 @@ async def work(swarm: Swarm, admin: AsyncEngine, project: str) -> None:
     deaths: list[Callable[[], Any]] = [swarm.kill_workers] * PROFILE.kills
     deaths += [swarm.kill_server] * PROFILE.server_kills
     random.Random(3).shuffle(deaths)
-    # After so many tasks there is a death; the last ones see nobody die.
-    steps = [PROFILE.tasks * (n + 1) // (len(deaths) + 2) for n in range(len(deaths))]
+    # After so many tasks there is a death; the last tenth sees nobody die.
+    steps = [PROFILE.tasks * 9 * (n + 1) // (10 * (len(deaths) + 1)) for n in range(len(deaths))]
     done = 0
     async with asyncio.timeout(PROFILE.minutes * 60), admin.connect() as connection:
         while done < PROFILE.tasks:
-            if steps and done >= steps[0]:
+            while steps and done >= steps[0]:
                 steps.pop(0)
                 await deaths.pop()()
             if not IS_LONG:
