@@ -262,6 +262,9 @@ class Application(Starlette):
     def __init__(self, direct: ASGIApp | None, **options: Any) -> None:
         """``direct`` is what is behind the path of GraphQL, where no middleware has a say."""
         super().__init__(**options)
+        # A path with a slash too many is another path. A redirect would name whatever host the
+        # request named.
+        self.router.redirect_slashes = False
         self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

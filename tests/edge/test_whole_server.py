@@ -282,3 +282,10 @@ async def test_a_socket_whose_login_was_ended_elsewhere_does_nothing_more(whole:
         await someone.ask(LOG_OUT)
         await say(connection, subscribe("{ viewer { username } }"))
         assert await closed(connection) == (4401, "Unauthorized: the login has ended")
+
+
+@pytest.mark.parametrize("path", ["/graphql/", "/readyz/", "/exports/"])
+async def test_a_slash_too_many_leads_nowhere(anna: Someone, path: str) -> None:
+    found = await anna.served.client.get(path, headers={"host": "elsewhere.example"})
+    assert found.status_code == 404
+    assert "location" not in found.headers
