@@ -83,7 +83,7 @@ async def test_a_row_changed_by_an_older_transaction_keeps_its_order(
             async with new.transaction():
                 await update(new, PROJECTS, row, {"name": "2"})
             await update(old, PROJECTS, row, {"name": "3"})
-        await reader.read()
+        await until_settled(reader, 4)
         # `old` is over, and `other`, which began after it, is not.
         assert reader.seen[3:] == [(schedule.rows[1], 2)]
     await until_settled(reader, 7)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -28,7 +28,7 @@ QUERY = """{
 @pytest_asyncio.fixture
 async def owner(engine: AsyncEngine, admin_engine: AsyncEngine) -> AsyncIterator[Person]:
     """A person of their own, whose rows a test may spoil."""
-    rows = Factory(UUID(int=hash(object())), 2).fill()
+    rows = Factory(uuid4(), 2).fill()
     await store(admin_engine, rows)
     yield Person(rows["users"][0]["id"], rows["workers"][0]["id"], services(engine))
 
