@@ -12,7 +12,7 @@ run: .venv/run.stamp assets
 test: .venv/dev.stamp
 	@$(BIN)/pytest -n auto $(ARGS)
 
-# Each fault many times, and 5 s long; a few minutes. `make test` has each once.
+# Each fault many times, and 5 s long; a quarter of an hour. `make test` has each once.
 test-faults: .venv/dev.stamp
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests/faults $(ARGS)
 

@@ -34,9 +34,9 @@ def _unless_expired(column: Column[Any], new: object) -> ColumnElement[Any]:
     return case((_KEYS.c.expires_at < func.now(), new), else_=column)
 
 
-# What was answered comes with the refusal of the claim. Statements of their own, that look for the
-# key, would be at the mercy of statistics: with those of a table that was empty, as it is when all
-# keys were swept, PostgreSQL reads all keys of the owner. ON CONFLICT names its index.
+# What was answered comes with the refusal of the claim. Statements that look for the key are at the
+# mercy of statistics: with those of a table that was empty, as it is when all keys were swept,
+# PostgreSQL reads all keys of the owner. ON CONFLICT names its index.
 _CLAIM = (
     insert(_KEYS)
     .values({**_NAMED, **_GIVEN})
